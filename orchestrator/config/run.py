@@ -1,0 +1,90 @@
+"""The whole configuration of a run: one frozen tree, one section per room."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from orchestrator.config.base import Language, Name, Positive, Section, Share
+from orchestrator.config.corpus import CorpusSection, ParallelSource
+from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
+from orchestrator.config.objectives import Objective
+
+Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
+SETUPS: tuple[Setup, ...] = ("one-to-one", "many-to-one", "one-to-many", "explicit")
+
+
+class RunSection(Section):
+    """Everything of a run lies under `root`."""
+
+    root: str = "runs/orch"
+    seed: int = 0
+    setup: Setup = "one-to-one"
+
+
+class SignalsSection(Section):
+    """How what the teachers say is stored."""
+
+    hidden_codec: Literal["fp16", "int8"] = "int8"
+    shard_megabytes: Positive = 64
+
+
+class TrainingSection(Section):
+    """The training loop. `tokens_per_batch` counts the tokens of one micro-batch of one language."""
+
+    steps: Positive = 1000
+    tokens_per_batch: Positive = 4096
+    accumulation: Positive = 1
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    warmup_share: Share = 0.06
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None
+    log_every: Positive = 10
+    checkpoint_seconds: float = Field(default=120.0, gt=0.0)
+    keep_checkpoints: Positive = 2
+    baseline: bool = True
+
+
+class EvaluationSection(Section):
+    """What is measured at the end, on held-out text and on parallel text."""
+
+    max_texts: Positive = 500
+    parallel: tuple[ParallelSource, ...] = ()
+    teachers: bool = True
+
+
+class ClusterSection(Section):
+    """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all."""
+
+    address: str | None = None
+    teacher_actors: Positive | None = None
+    cpus_per_teacher: float | None = Field(default=None, gt=0.0)
+    gpus_per_teacher: float | None = Field(default=None, ge=0.0)
+    cpus_per_student: float | None = Field(default=None, gt=0.0)
+    gpus_per_student: float | None = Field(default=None, ge=0.0)
+    unit_deadline_seconds: float = Field(default=3600.0, gt=0.0)
+    max_attempts: Positive = 3
+    object_store_megabytes: Positive = 512
+
+
+class RunConfig(Section):
+    """An orch.yaml, read and checked."""
+
+    run: RunSection = RunSection()
+    corpus: CorpusSection
+    teachers: dict[Name, TeacherSection] = Field(min_length=1)
+    student: StudentTemplate | None = None
+    groups: dict[Name, tuple[Language, ...]] = Field(default_factory=dict)
+    students: dict[Name, StudentSection] = Field(default_factory=dict)
+    share: ShareSection = ShareSection()
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    signals: SignalsSection = SignalsSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    cluster: ClusterSection = ClusterSection()
