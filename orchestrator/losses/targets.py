@@ -1,0 +1,75 @@
+"""Sparse target distributions over the student's vocabulary, from what a teacher left behind.
+
+Shape legend: M positions, V vocabulary, K kept ids per position.
+
+A teacher's id outside the student's vocabulary is -1 when it arrives here, and several teacher ids may have become
+one student id; their masses add.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orchestrator.losses.base import widen
+
+
+class SparseTargets(NamedTuple):
+    """The known part of one distribution per position.
+
+    Every id occurs at most once in its row, and a row sums to at most one.
+    """
+
+    ids: Tensor  # int64 [M, K], -1 where there is none
+    log_probs: Tensor  # float32 [M, K], -inf where there is none
+
+    @property
+    def valid(self) -> Tensor:
+        """Positions that say anything at all: bool [M]."""
+        return (self.ids >= 0).any(-1)
+
+
+def merge_duplicates(ids: Tensor, *, log_probs: Tensor) -> SparseTargets:
+    """Join equal ids of a row into one entry whose mass is their sum; the entries of a row come out sorted by id.
+
+    Inputs: ids int64 [M, K] with -1 for no id, log_probs float [M, K]. Returns the same shapes.
+
+    Example: ids [[5, 5, -1]] with masses [[0.2, 0.3, 0.5]] -> ids [[-1, 5, -1]] with masses [[0, 0.5, 0]]
+    """
+    ids, order = ids.sort(dim=-1)
+    probs = widen(log_probs).exp().gather(-1, order).masked_fill(ids < 0, 0.0)
+    starts = torch.ones_like(ids, dtype=torch.bool)
+    starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    group = starts.cumsum(-1) - 1  # index of the entry's run within its row; runs are fewer than entries
+    merged = torch.zeros_like(probs).scatter_add_(-1, group, probs)
+    first = starts & (ids >= 0)
+    return SparseTargets(ids.masked_fill(~first, -1), merged.gather(-1, group).log().masked_fill(~first, -math.inf))
+
+
+def top_k_targets(
+    ids: Tensor, *, log_probs: Tensor, logsumexp: Tensor, logsumexp_t: Tensor | None, temperature: float
+) -> SparseTargets:
+    """The teacher's k best ids with their mass under softmax(z_T / T) over the teacher's *whole* vocabulary.
+
+    Formula: log t_i = (log p_i + log Z_1) / T − log Z_T, with log Z_T = logsumexp(z_T / T). A row that exceeds one,
+    which half-precision storage can cause, is scaled back to one.
+
+    Inputs: ids int64 [M, K] of the student with -1 for none, log_probs float [M, K] at temperature 1, logsumexp
+    float [M] of the raw logits, logsumexp_t float [M] at `temperature` (None will do when that is 1).
+
+    Errors: ValueError when `temperature` is not 1 and `logsumexp_t` is missing; a truncated list cannot replace it.
+    """
+    log_probs = widen(log_probs.detach())
+    if temperature != 1.0:
+        if logsumexp_t is None:
+            raise ValueError(
+                f"soft targets at temperature {temperature} need the teacher's log-partition at that temperature; "
+                "capture it with the signal"
+            )
+        log_probs = (log_probs + logsumexp.detach().unsqueeze(-1)) / temperature - logsumexp_t.detach().unsqueeze(-1)
+    targets = merge_duplicates(ids, log_probs=log_probs)
+    excess = targets.log_probs.logsumexp(-1, keepdim=True).clamp_min(0.0)
+    return targets._replace(log_probs=targets.log_probs - excess)
