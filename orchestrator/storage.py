@@ -128,6 +128,26 @@ def write_bytes(path: Path, data: Data) -> None:
         file.write(data)
 
 
+def commit_folder(source: Path, target: Path) -> None:
+    """Give a finished folder its name: every file synced, then one rename; a folder at `target` is replaced.
+
+    Raises StorageError when the disk refuses.
+    """
+    with _explained(target, "written"):
+        for parent, _, names in os.walk(source):
+            for name in names:
+                descriptor = disk.open(Path(parent, name), os.O_RDONLY)
+                try:
+                    disk.sync(descriptor)
+                finally:
+                    disk.close(descriptor)
+            disk.sync_folder(Path(parent))
+        if target.exists():
+            shutil.rmtree(target)
+        disk.rename(source, target)
+        disk.sync_folder(target.parent)
+
+
 def append_line(path: Path, text: str) -> None:
     """Add one line to the file at `path`, made when absent, and flush it to the disk.
 

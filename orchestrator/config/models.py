@@ -98,6 +98,8 @@ class ShareSection(Section):
     def _known_parts(self) -> ShareSection:
         for part in self.parts:
             number = part.removeprefix("layer-")
-            if part not in ("embedding", "head") and not (part.startswith("layer-") and number.isdigit() and int(number) > 0):
+            if part not in ("embedding", "head") and not (
+                part.startswith("layer-") and number.isdigit() and int(number) > 0
+            ):
                 raise ValueError(f"'{part}' cannot be shared; known: embedding, head, layer-1, layer-2, …")
         return self

@@ -16,11 +16,12 @@ SETUPS: tuple[Setup, ...] = ("one-to-one", "many-to-one", "one-to-many", "explic
 
 
 class RunSection(Section):
-    """Everything of a run lies under `root`."""
+    """Everything of a run lies under `root`; `teacher` chooses the one of one-to-one and one-to-many among several."""
 
     root: str = "runs/orch"
     seed: int = 0
     setup: Setup = "one-to-one"
+    teacher: Name | None = None
 
 
 class SignalsSection(Section):
@@ -79,6 +80,7 @@ class RunConfig(Section):
     run: RunSection = RunSection()
     corpus: CorpusSection
     teachers: dict[Name, TeacherSection] = Field(min_length=1)
+    routes: dict[Language, Name] = Field(default_factory=dict)
     student: StudentTemplate | None = None
     groups: dict[Name, tuple[Language, ...]] = Field(default_factory=dict)
     students: dict[Name, StudentSection] = Field(default_factory=dict)

@@ -1,0 +1,351 @@
+"""The command line: each command parses, calls one function, prints. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.errors import OrchError
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
+
+app = typer.Typer(
+    name="orch",
+    help="Distil big frozen transformer encoders into small ones, across languages.\n\n"
+    "A first run:  [bold]orch demo[/]   ·   your own:  [bold]orch init[/], edit orch.yaml, [bold]orch plan[/], "
+    "[bold]orch run[/]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_verbose = False
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="ORCH_CONFIG", help="The configuration of the run.", show_default=True)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one value, as in --set training.steps=200; may be repeated.", metavar="KEY=VALUE"),
+]
+SetupOption = Annotated[
+    str | None,
+    typer.Option("--setup", help="one-to-one, many-to-one, one-to-many or explicit; default: run.setup of the file."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        help="A Ray cluster (auto, HOST:PORT, ray://HOST:PORT); default: start Ray here. in-process: without Ray.",
+    ),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
+DEFAULT_CONFIG = Path("orch.yaml")
+
+
+def main() -> None:
+    """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C becomes 130."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except OrchError as error:
+        if _verbose:
+            logging.getLogger(__name__).exception("failed")
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int) -> None:
+    typer.secho("orch: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    sys.exit(status)
+
+
+def _logging(verbose: bool) -> None:
+    global _verbose
+    _verbose = verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _open(
+    config: Path, overrides: list[str] | None, setup: str | None, verbose: bool, address: str | None = None
+) -> Run:
+    _logging(verbose)
+    from orchestrator.run import open_run
+
+    return open_run(config, overrides=overrides or [], setup=setup, address=address)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"orch {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented orch.yaml to start from.
+
+    Example:  orch init && orch plan
+    """
+    from orchestrator.pipeline import write_starter
+
+    write_starter(path, force=force)
+    typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
+
+
+@app.command()
+def plan(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time.
+
+    Example:  orch plan --setup one-to-many
+    """
+    from orchestrator.display import print_plan
+    from orchestrator.planning import make_plan
+
+    print_plan(make_plan(_open(config, overrides, setup, verbose)))
+
+
+@app.command("precompute-teacher")
+def precompute_teacher(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run each teacher once over its text and store what the objectives need, as Arrow shards.
+
+    Run it again after a stop: only the shards that are missing are computed.
+
+    Example:  orch precompute-teacher --address auto
+    """
+    from orchestrator import pipeline
+
+    run = _open(config, overrides, setup, verbose, address)
+    with pipeline.driving(run), pipeline.cluster(run) as cluster:
+        pipeline.precompute(run, cluster)
+
+
+@app.command("build-vocab")
+def build_vocab(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build each student's vocabulary: the union of several teachers' or the part of one that its text uses.
+
+    Example:  orch build-vocab --setup many-to-one
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import print_vocabularies
+
+    run = _open(config, overrides, setup, verbose)
+    with pipeline.driving(run):
+        print_vocabularies(pipeline.build_vocabularies(run))
+
+
+@app.command("train-students")
+def train_students(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the students of a setup from the stored signals; goes on from the last checkpoint.
+
+    Example:  orch train-students --setup one-to-many --set training.steps=2000
+    """
+    from orchestrator import pipeline
+
+    run = _open(config, overrides, setup, verbose, address)
+    with pipeline.driving(run), pipeline.cluster(run) as cluster:
+        pipeline.train(run, cluster)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure students, teachers and no-teacher baselines on held-out and parallel text.
+
+    Example:  orch evaluate --setup one-to-one
+    """
+    from orchestrator import pipeline
+
+    run = _open(config, overrides, setup, verbose, address)
+    with pipeline.driving(run), pipeline.cluster(run) as cluster:
+        pipeline.evaluate(run, cluster)
+
+
+@app.command()
+def report(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write one HTML page with tables and plots of everything that was measured in the run.
+
+    Example:  orch report && xdg-open runs/orch/report/index.html
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import print_headline
+
+    run = _open(config, overrides, setup, verbose)
+    with pipeline.driving(run):
+        page = pipeline.write_report(run)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+@app.command("run")
+def run_all(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Do the whole job: corpus, teachers, vocabularies, students, evaluation, report; each step only if not done.
+
+    Example:  orch run --setup many-to-one
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import print_headline
+
+    run = _open(config, overrides, setup, verbose, address)
+    page = pipeline.run_all(run)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what is done and what is under way, also from another terminal.
+
+    Example:  watch -n 5 orch status
+    """
+    from orchestrator.display import print_status
+    from orchestrator.progress import run_progress
+
+    print_status(run_progress(_open(config, overrides, setup, verbose)))
+
+
+@app.command()
+def verify(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check every checksum of the run: corpus, shards, receipts, manifests, vocabularies, checkpoints.
+
+    Example:  orch verify || echo damaged
+    """
+    from orchestrator.display import print_problems
+    from orchestrator.verification import verify_run
+
+    problems = verify_run(_open(config, overrides, setup, verbose))
+    print_problems(problems)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def inspect(
+    teacher: Annotated[str | None, typer.Option(help="Whose signals; default: the first teacher.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of which language; default: the teacher's first.")] = None,
+    row: Annotated[int, typer.Option(help="The first row to show, counted from 0.")] = 0,
+    rows: Annotated[int, typer.Option(help="How many rows.", min=1)] = 3,
+    top: Annotated[int, typer.Option(help="How many of the teacher's guesses.", min=1)] = 5,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show stored rows: the masked tokens, and the teacher's top guesses as words with their probability.
+
+    Example:  orch inspect --language de --rows 5
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import print_inspection
+
+    run = _open(config, overrides, setup, verbose)
+    print_inspection(
+        pipeline.inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top)
+    )
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo's runs go.")] = Path("runs/demo"),
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """The whole job on text that ships with orch: two teachers are made, then students in all three setups.
+
+    About five minutes on two cores; run again after a stop, it goes on.
+
+    Example:  orch demo
+    """
+    _logging(verbose)
+    from orchestrator.demo import run_demo
+    from orchestrator.display import print_headline
+
+    run, page = run_demo(folder, address=address)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+def _mount_vocab() -> None:
+    from vocab_tools.cli import app as vocab_app
+
+    app.add_typer(vocab_app, name="vocab", help="Unions and trims of tokenizer vocabularies, without a run.")
+
+
+_mount_vocab()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Batches for one student and one language: rows gathered from shards, ids in the student's vocabulary.
+
+Shape legend: B rows, L tokens of the longest row, N tokens without padding, M masked positions, K kept ids,
+V vocabulary (T teacher's, S student's), D width. Flat positions index the [B·L] tokens of the padded batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.errors import StoreError
+from orchestrator.records import Array, HiddenCodec, Int32, Int64, SignalRequest, SpecialIds, Tables
+from orchestrator.signals.codecs import decode_hidden
+from orchestrator.signals.store import Store
+from orchestrator.students.rows import RowIndex, index_rows
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """What the teacher said at M masked positions, in student ids; -1 where the student has no such id."""
+
+    topk_ids: Tensor  # int64 [M, K]
+    topk_logprobs: Tensor  # float32 [M, K] at temperature 1, over the teacher's full vocabulary
+    log_partition: dict[float, Tensor]  # temperature -> float32 [M], log Σ exp(z / T) of the teacher's logits z
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one language."""
+
+    language: str
+    input_ids: Tensor  # int64 [B, L], student ids, padded on the right
+    attention_mask: Tensor  # int64 [B, L]
+    token_positions: Tensor  # int64 [N] flat positions of the tokens that are no padding
+    masked_positions: Tensor  # int64 [M] flat positions
+    labels: Tensor  # int64 [M], -1 where the student's vocabulary lacks the token
+    targets: TeacherTargets | None
+    hidden: dict[int, Tensor]  # teacher layer -> float32 [N, D_T]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without padding."""
+        return len(self.token_positions)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if device.type == "cpu":
+            return self
+        targets = self.targets and TeacherTargets(
+            topk_ids=self.targets.topk_ids.to(device, non_blocking=True),
+            topk_logprobs=self.targets.topk_logprobs.to(device, non_blocking=True),
+            log_partition={t: z.to(device, non_blocking=True) for t, z in self.targets.log_partition.items()},
+        )
+        return Batch(
+            language=self.language,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=self.attention_mask.to(device, non_blocking=True),
+            token_positions=self.token_positions.to(device, non_blocking=True),
+            masked_positions=self.masked_positions.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            targets=targets,
+            hidden={layer: values.to(device, non_blocking=True) for layer, values in self.hidden.items()},
+        )
+
+
+class IdMap:
+    """Teacher ids to student ids as three gathers: for inputs, for labels and targets, and for random tokens."""
+
+    def __init__(self, table: Int32, *, student_special: SpecialIds, student_size: int, teacher_mask: int) -> None:
+        """`table`: int32 [V_T], teacher id -> student id, -1 where none."""
+        self.size = len(table)
+        self.teacher_mask = teacher_mask
+        self.pad = student_special.pad
+        self.targets = table.astype(np.int64)
+        self.inputs = np.where(table >= 0, table, student_special.unk).astype(np.int64)
+        # A random token of BERT's masking stays random where the student lacks it; [UNK] would give it away.
+        ordinary = np.setdiff1d(np.arange(student_size), sorted(student_special.all()))
+        scattered = ordinary[np.arange(self.size, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(len(ordinary))]
+        self.random = np.where(table >= 0, table, scattered).astype(np.int64)
+
+    def check(self, ids: Array, *, where: str) -> None:
+        """Refuse ids that the table does not have: they belong to another tokenizer."""
+        if ids.size and (int(ids.max()) >= self.size or int(ids.min()) < 0):
+            raise StoreError(
+                f"{where} holds ids outside the teacher's vocabulary of {self.size}; the vocabulary belongs to another "
+                "tokenizer: run `orch build-vocab` again."
+            )
+
+
+class BatchReader:
+    """Gathers any rows of one language from a store; stateless, so the same rows always give the same batch."""
+
+    def __init__(self, store: Store, language: str, *, ids: IdMap, request: SignalRequest) -> None:
+        """`request`: what the student reads, which may be less than the store holds."""
+        missing = set(request.hidden_layers) - set(store.request.hidden_layers)
+        if missing or request.top_k > store.request.top_k or set(request.temperatures) - set(store.request.temperatures):
+            raise StoreError(
+                f"{store.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
+            )
+        self.store, self.language, self.request = store, language, request
+        self.rows: RowIndex = index_rows(store, language)
+        self._ids = ids
+        for unit in store.units:
+            if unit.language == language:
+                tables = store.shard(unit.index)
+                ids.check(tables["tokens"]["input_id"], where=f"{store.folder}, shard {unit.index}")
+                ids.check(tables["masked"]["label_id"], where=f"{store.folder}, shard {unit.index}")
+
+    def batch(self, rows: Int64) -> Batch:
+        """The batch of these rows (ordered by shard, which no loss depends on)."""
+        rows = rows[np.argsort(self.rows.shard[rows], kind="stable")]
+        parts = [self._gather(shard, rows[self.rows.shard[rows] == shard]) for shard in np.unique(self.rows.shard[rows])]
+        lengths = self.rows.num_tokens[rows].astype(np.int64)
+        num_masked = self.rows.num_masked[rows].astype(np.int64)
+        longest = int(lengths.max())
+        token_positions = _ranges(np.arange(len(rows)) * longest, lengths)
+
+        label = _join(parts, "label_id")
+        input_id = _join(parts, "input_id")
+        masked_token = _join(parts, "masked_token")  # counted within its row
+        row_start = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        masked_in_tokens = masked_token + np.repeat(row_start, num_masked)
+
+        student_ids = self._ids.inputs[input_id]
+        shown = input_id[masked_in_tokens]
+        is_random = (shown != label) & (shown != self._ids.teacher_mask)
+        student_ids[masked_in_tokens[is_random]] = self._ids.random[shown[is_random]]
+        padded = np.full(len(rows) * longest, self._ids.pad, np.int64)
+        padded[token_positions] = student_ids
+        attention = np.zeros(len(rows) * longest, np.int64)
+        attention[token_positions] = 1
+
+        return Batch(
+            language=self.language,
+            input_ids=torch.from_numpy(padded.reshape(len(rows), longest)),
+            attention_mask=torch.from_numpy(attention.reshape(len(rows), longest)),
+            token_positions=torch.from_numpy(token_positions),
+            masked_positions=torch.from_numpy(token_positions[masked_in_tokens]),
+            labels=torch.from_numpy(self._ids.targets[label]),
+            targets=self._targets(parts),
+            hidden={layer: _hidden(parts, layer, self.store.codec) for layer in self.request.hidden_layers},
+        )
+
+    def _gather(self, shard: int, rows: Int64) -> dict[str, Array]:
+        tables: Tables = self.store.shard(int(shard))
+        tokens = _ranges(self.rows.first_token[rows], self.rows.num_tokens[rows].astype(np.int64))
+        num_masked = self.rows.num_masked[rows].astype(np.int64)
+        masked = _ranges(self.rows.first_masked[rows], num_masked)
+        part: dict[str, Array] = {
+            "input_id": tables["tokens"]["input_id"][tokens],
+            "label_id": tables["masked"]["label_id"][masked],
+            "masked_token": tables["masked"]["token"][masked] - np.repeat(self.rows.first_token[rows], num_masked),
+        }
+        if self.request.top_k:
+            names = ["topk_ids", "topk_logprobs", "logsumexp", *(f"logsumexp_t{t:g}" for t in self.request.temperatures)]
+            part |= {name: tables["masked"][name][masked] for name in names}
+        for layer in self.request.hidden_layers:
+            part |= {f"{layer}.{name}": column[tokens] for name, column in tables[f"hidden_{layer:02d}"].items()}
+        return part
+
+    def _targets(self, parts: list[dict[str, Array]]) -> TeacherTargets | None:
+        if not self.request.top_k:
+            return None
+        kept = slice(None, self.request.top_k)  # the store keeps them in descending order
+        partitions = {1.0: _join(parts, "logsumexp")}
+        partitions |= {t: _join(parts, f"logsumexp_t{t:g}") for t in self.request.temperatures}
+        return TeacherTargets(
+            topk_ids=torch.from_numpy(self._ids.targets[_join(parts, "topk_ids")[:, kept]]),
+            topk_logprobs=torch.from_numpy(_join(parts, "topk_logprobs")[:, kept].astype(np.float32)),
+            log_partition={t: torch.from_numpy(z.astype(np.float32)) for t, z in partitions.items()},
+        )
+
+
+def _ranges(starts: Int64, lengths: Int64) -> Int64:
+    """The concatenation of arange(start, start + length), without a loop."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
+
+
+def _join(parts: list[dict[str, Array]], name: str) -> Array:
+    return parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
+
+
+def _hidden(parts: list[dict[str, Array]], layer: int, codec: HiddenCodec) -> Tensor:
+    prefix = f"{layer}."
+    columns: Mapping[str, Array] = {
+        name.removeprefix(prefix): _join(parts, name) for name in parts[0] if name.startswith(prefix)
+    }
+    return torch.from_numpy(decode_hidden(columns, codec)).float()

@@ -1,0 +1,169 @@
+"""Checkpoints of a group: one folder per student and step, tensors as safetensors, `state.json` written last.
+
+A group resumes from the last step whose checkpoint is whole in every student's folder. Tensors that students share lie
+with the first student; the state names each file with its hash, so that a torn or altered one is never resumed from.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from orchestrator.errors import StorageError, StoreError
+from orchestrator.storage import hash_bytes, read_bytes, remove_temporaries, write_bytes
+from orchestrator.students.stream import Cursor
+
+log = logging.getLogger(__name__)
+
+_FOLDER = re.compile(r"^step-(\d{8})$")
+_MAX_STATE_BYTES = 1 << 20
+_MAX_TENSOR_BYTES = 1 << 40
+
+
+class _State(BaseModel):
+    """`state.json` of one student's checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    fingerprint: str
+    step: int
+    tokens: int
+    seconds: float
+    cursor: dict[str, tuple[int, int]]
+    files: dict[str, str]  # file name -> xxh3-128
+
+
+@dataclass(frozen=True)
+class StudentCheckpoint:
+    """What one student needs to go on: its tensors and where it stood."""
+
+    step: int
+    tokens: int
+    seconds: float
+    cursor: Cursor
+    tensors: dict[str, dict[str, Tensor]]  # file stem -> name -> tensor
+
+
+def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str, keep: int) -> None:
+    """Write one student's checkpoint below `folder`, then remove all but the last `keep`."""
+    target = _folder(folder, checkpoint.step)
+    files = {}
+    for stem, tensors in checkpoint.tensors.items():
+        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        write_bytes(target / f"{stem}.safetensors", data)
+        files[f"{stem}.safetensors"] = hash_bytes(data)
+    state = _State(
+        fingerprint=fingerprint,
+        step=checkpoint.step,
+        tokens=checkpoint.tokens,
+        seconds=checkpoint.seconds,
+        cursor=checkpoint.cursor,
+        files=files,
+    )
+    write_bytes(target / "state.json", state.model_dump_json(indent=1).encode())
+    for step in sorted(steps(folder))[:-keep]:
+        remove(folder, step)
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps that have a `state.json`, ascending; a folder without one was never completed."""
+    if not folder.is_dir():
+        return []
+    found = [match for path in folder.iterdir() if (match := _FOLDER.match(path.name)) and (path / "state.json").exists()]
+    return sorted(int(match.group(1)) for match in found)
+
+
+def remove(folder: Path, step: int) -> None:
+    """Remove a checkpoint: its state first, so that what is half removed is no checkpoint."""
+    target = _folder(folder, step)
+    (target / "state.json").unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Remove what a kill inside a checkpoint left behind."""
+    if not folder.is_dir():
+        return
+    complete = set(steps(folder))
+    for path in folder.iterdir():
+        match = _FOLDER.match(path.name)
+        if match and int(match.group(1)) not in complete:
+            shutil.rmtree(path, ignore_errors=True)
+        elif match:
+            remove_temporaries(path)
+
+
+def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
+    """Read and check one student's checkpoint.
+
+    Raises:
+        StoreError: a file is missing or damaged, or the checkpoint belongs to other inputs.
+    """
+    target = _folder(folder, step)
+    try:
+        state = _State.model_validate_json(read_bytes(target / "state.json", max_bytes=_MAX_STATE_BYTES))
+    except ValidationError:
+        raise StoreError(f"{target / 'state.json'} is damaged; remove {target} and run the same command again.") from None
+    if state.fingerprint != fingerprint:
+        raise StoreError(f"{target} belongs to a run with other inputs; remove {folder} or choose another run.root.")
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, expected in state.files.items():
+        if not re.fullmatch(r"[a-z]+\.safetensors", name):
+            raise StoreError(f"{target / 'state.json'} names the file {name!r}, which is no checkpoint file.")
+        data = read_bytes(target / name, max_bytes=_MAX_TENSOR_BYTES)
+        if hash_bytes(data) != expected:
+            raise StoreError(f"{target / name} is damaged (its hash differs); remove {target} and run the command again.")
+        tensors[name.removesuffix(".safetensors")] = load_tensors(data)
+    return StudentCheckpoint(state.step, state.tokens, state.seconds, dict(state.cursor), tensors)
+
+
+def load_latest(folders: Mapping[str, Path], *, fingerprint: str) -> dict[str, StudentCheckpoint] | None:
+    """The last step that every student of a group has whole; damaged ones are passed over with a warning."""
+    for folder in folders.values():
+        remove_incomplete(folder)
+    common = set.intersection(*(set(steps(folder)) for folder in folders.values()))
+    for step in sorted(common, reverse=True):
+        try:
+            return {name: load(folder, step, fingerprint=fingerprint) for name, folder in folders.items()}
+        except (StoreError, StorageError) as error:
+            if "other inputs" in str(error):
+                raise
+            log.warning("%s", error)
+    return None
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """AdamW's state as flat named tensors, without pickle: `<parameter>|<exp_avg, exp_avg_sq, step>`."""
+    return {
+        f"{names[parameter]}|{key}": value
+        for parameter, state in optimiser.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimiser_tensors` took."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for flat, value in tensors.items():
+        name, _, key = flat.rpartition("|")
+        parameter = parameters[name]
+        on = value.clone() if key == "step" else value.clone().to(parameter.device)
+        optimiser.state[parameter][key] = on
+
+
+def _folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"

@@ -1,0 +1,55 @@
+"""What a worker is told about a group of students: plain data that travels to any process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config.models import ShareSection, TeacherSection
+from orchestrator.config.setups import GroupSpec
+from orchestrator.config.run import TrainingSection
+from orchestrator.records import SignalRequest
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """Where a teacher's signals lie, and what a student has to know of it. `depth` None: a tokenizer alone."""
+
+    section: TeacherSection
+    store: Path
+    depth: int | None
+    width: int | None
+
+
+@dataclass(frozen=True)
+class GroupJob:
+    """Train one group of students to its end; the same job always gives the same students."""
+
+    group: GroupSpec
+    setup: str
+    root: Path
+    seed: int
+    training: TrainingSection
+    share: ShareSection
+    alpha: float
+    max_epochs: float
+    teachers: Mapping[str, TeacherFacts]
+    vocabularies: Mapping[str, Path]  # origin of the students -> folder
+    requests: Mapping[str, Mapping[str, SignalRequest]]  # student -> teacher -> what it reads
+    fingerprint: str
+    threads: int
+
+    def folder(self, student: str) -> Path:
+        """Everything of one student."""
+        return self.root / "students" / self.setup / student
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What training cost."""
+
+    group: str
+    steps: int
+    seconds: float
+    tokens: dict[str, int]

@@ -1,0 +1,107 @@
+"""What training says of itself: a line of metrics.jsonl and points in TensorBoard per logged step."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from orchestrator.errors import UnitError
+from orchestrator.storage import append_line, write_bytes
+
+
+class StudentMetrics:
+    """Sums between two logged steps of one student, then a line of metrics.jsonl and a point in TensorBoard.
+
+    Values stay tensors until they are logged, so that no step waits for the device.
+    """
+
+    def __init__(self, folder: Path, *, student: str, step: int, tokens: int) -> None:
+        """`step`, `tokens`: where training goes on; rows that were logged after that step are forgotten."""
+        self._path = folder / "metrics.jsonl"
+        self._student = student
+        self._tokens = tokens
+        _forget_after(self._path, step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loss: list[Tensor] = []
+        self._raw: dict[str, list[Tensor]] = defaultdict(list)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._num_steps = 0
+        self._started = time.monotonic()
+        self._tokens_before = self._tokens
+        self.waited = 0.0
+
+    def add(self, value: Tensor, raw: Mapping[str, Tensor], *, num_tokens: int) -> None:
+        """One micro-batch: its share of the step's loss, and the raw sum of each term."""
+        self._loss.append(value.detach())
+        for name, total in raw.items():
+            self._raw[name].append(total)
+        self._tokens += num_tokens
+
+    def count(self, denominators: Mapping[str, int]) -> None:
+        """The end of a step, with the count of each term's valid elements."""
+        self._num_steps += 1
+        for name, number in denominators.items():
+            self._counts[name] += number
+
+    def log(self, step: int, rate: float) -> None:
+        """Write the means since the last call. UnitError when the loss is no number."""
+        value = float(torch.stack(self._loss).sum()) / self._num_steps
+        if not math.isfinite(value):
+            raise UnitError(
+                f"The loss of student '{self._student}' became {value} by step {step}; lower training.learning_rate, or set "
+                "training.precision: fp32. The last checkpoint is kept."
+            )
+        terms = {
+            name: float(torch.stack(sums).sum()) / max(1, self._counts[name]) for name, sums in self._raw.items()
+        }
+        seconds = time.monotonic() - self._started
+        speed = (self._tokens - self._tokens_before) / seconds
+        row = {
+            "step": step,
+            "student": self._student,
+            "loss": round(value, 6),
+            "terms": {name: round(term, 6) for name, term in terms.items()},
+            "tokens": self._tokens,
+            "tokens_per_second": round(speed, 1),
+            "data_wait_share": round(self.waited / seconds, 4),
+            "learning_rate": rate,
+        }
+        append_line(self._path, json.dumps(row))
+        self._board.add_scalar("loss", value, step)
+        self._board.add_scalar("learning_rate", rate, step)
+        self._board.add_scalar("tokens_per_second", speed, step)
+        for name, term in terms.items():
+            self._board.add_scalar(f"terms/{name}", term, step)
+        self._reset()
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        self._board.close()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop rows after `step`, and a last line that a kill tore; they will be logged again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if 0 < _step(line) <= step]
+    if kept != lines:
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step(line: str) -> int:
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["step"])
+    return 0

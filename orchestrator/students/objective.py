@@ -1,0 +1,165 @@
+"""From a student's forward pass and the teacher's signals to one number to minimise, and the raw value of each term.
+
+Shape legend: N tokens without padding, M masked positions, K kept ids, V vocabulary, D width (T teacher's, S student's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config.objectives import (
+    HiddenStatesObjective,
+    MaskedLMObjective,
+    Objective,
+    SoftTargetsObjective,
+)
+from orchestrator.losses.hidden import hidden_cosine, hidden_mse
+from orchestrator.losses.output import log_partition, masked_lm, sparse_soft_targets
+from orchestrator.students.batches import Batch
+from orchestrator.students.group import StudentOutput
+from orchestrator.students.requests import hidden_pairs
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective of one student under the name that metrics show, with its layer pairs and projections' keys."""
+
+    name: str
+    objective: Objective
+    pairs: tuple[tuple[int, int], ...] = ()
+    projections: tuple[str | None, ...] = ()  # one per pair
+
+
+def make_terms(
+    objectives: Sequence[Objective], *, owner: str, teacher: str, student_layers: int, teacher_layers: int | None
+) -> tuple[Term, ...]:
+    """Name the objectives (`masked-lm`, `hidden-states`, `hidden-states-2`, …) and settle their layer pairs.
+
+    `owner` and `teacher` decide which projections are the same: those of one student, or of all that share them.
+    """
+    terms: list[Term] = []
+    for objective in objectives:
+        seen = sum(term.objective.type == objective.type for term in terms)
+        name = objective.type if not seen else f"{objective.type}-{seen + 1}"
+        if not isinstance(objective, HiddenStatesObjective):
+            terms.append(Term(name, objective))
+            continue
+        assert teacher_layers is not None
+        pairs = hidden_pairs(objective, student_layers=student_layers, teacher_layers=teacher_layers)
+        keys = tuple(_projection_key(objective, f"{owner}/{teacher}/{name}", pair[0]) for pair in pairs)
+        terms.append(Term(name, objective, pairs, keys))
+    return tuple(terms)
+
+
+def _projection_key(objective: HiddenStatesObjective, prefix: str, layer: int) -> str | None:
+    if objective.projection == "none":
+        return None
+    place = f"layer_{layer:02d}" if objective.per_layer else "all"
+    return f"{prefix}/{place}".replace(".", "_")  # a module's name holds no dot
+
+
+def make_projections(
+    terms: Sequence[Term], *, student_width: int, teacher_width: int, seed: int
+) -> dict[str, nn.Module]:
+    """A learned linear map W [D_S -> D_T] per key (TinyBERT, Jiao et al. 2020).
+
+    With equal widths it starts at the identity, so that a student which starts as its teacher's layers is compared as
+    it is; otherwise at random, keeping the scale of what it maps.
+    """
+    projections: dict[str, nn.Module] = {}
+    for key in dict.fromkeys(key for term in terms for key in term.projections if key is not None):
+        linear = nn.Linear(student_width, teacher_width, bias=False)
+        with torch.no_grad():
+            if student_width == teacher_width:
+                linear.weight.copy_(torch.eye(teacher_width))
+            else:
+                own = torch.Generator().manual_seed(seed)
+                linear.weight.normal_(std=float(student_width) ** -0.5, generator=own)
+        projections[key] = linear
+    return projections
+
+
+def student_layers(terms: Sequence[Term]) -> tuple[int, ...]:
+    """Layers whose hidden states the terms read."""
+    return tuple(sorted({layer for term in terms for layer, _ in term.pairs}))
+
+
+def needs_head(terms: Sequence[Term]) -> bool:
+    """Whether any term reads the output layer."""
+    return any(not isinstance(term.objective, HiddenStatesObjective) for term in terms)
+
+
+def counts(terms: Sequence[Term], batch: Batch) -> dict[str, int]:
+    """How many valid elements each term has in a batch, known before the forward pass."""
+    found: dict[str, int] = {}
+    for term in terms:
+        match term.objective:
+            case MaskedLMObjective():
+                found[term.name] = int((batch.labels >= 0).sum())
+            case SoftTargetsObjective():
+                assert batch.targets is not None
+                found[term.name] = int((batch.targets.topk_ids >= 0).any(-1).sum())
+            case HiddenStatesObjective():
+                found[term.name] = batch.num_tokens * len(term.pairs)
+    return found
+
+
+def loss(
+    terms: Sequence[Term],
+    output: StudentOutput,
+    batch: Batch,
+    *,
+    denominators: Mapping[str, int],
+    projections: nn.ModuleDict,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Σ_terms weight · (sum over this batch) / (count over the whole step), and each term's raw sum, detached.
+
+    Dividing by the step's count makes the result independent of how a step is cut into micro-batches.
+    """
+    total = torch.zeros((), device=batch.input_ids.device)
+    raw: dict[str, Tensor] = {}
+    logits = (
+        torch.nn.functional.linear(output.head_states, output.decoder_weight, output.decoder_bias)
+        if output.head_states is not None
+        else None
+    )
+    log_z = log_partition(logits) if logits is not None else None
+    for term in terms:
+        match term.objective:
+            case MaskedLMObjective():
+                assert logits is not None
+                value = masked_lm(logits, batch.labels, log_partition=log_z).total
+            case SoftTargetsObjective(temperature=temperature, tail=tail):
+                assert logits is not None
+                assert batch.targets is not None
+                value = sparse_soft_targets(
+                    logits,
+                    topk_ids=batch.targets.topk_ids,
+                    topk_logprobs=batch.targets.topk_logprobs,
+                    logsumexp=batch.targets.log_partition[1.0],
+                    logsumexp_t=batch.targets.log_partition.get(temperature),
+                    temperature=temperature,
+                    tail=tail,
+                    log_partition=log_z if temperature == 1.0 else None,
+                ).total
+            case HiddenStatesObjective():
+                value = _hidden(term, term.objective, output, batch, projections)
+        total = total + term.objective.weight * value / max(1, denominators[term.name])
+        raw[term.name] = value.detach()
+    return total, raw
+
+
+def _hidden(
+    term: Term, objective: HiddenStatesObjective, output: StudentOutput, batch: Batch, projections: nn.ModuleDict
+) -> Tensor:
+    distance = hidden_mse if objective.distance == "mse" else hidden_cosine
+    value = torch.zeros((), device=batch.input_ids.device)
+    for (student_layer, teacher_layer), key in zip(term.pairs, term.projections, strict=True):
+        states = output.hidden[student_layer]
+        states = states if key is None else projections[key](states)
+        value = value + distance(states, batch.hidden[teacher_layer]).total
+    return value

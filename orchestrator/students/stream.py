@@ -1,0 +1,121 @@
+"""The batches of a student, step after step: languages drawn, epochs turned, the next steps made ready in a thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from orchestrator.records import Int64
+from orchestrator.students.batches import Batch, BatchReader
+from orchestrator.students.rows import epoch_batches, language_draws
+
+#: language -> (epoch, index of the next batch in it)
+Cursor = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What decides a student's batches besides its rows: the same values give the same batches."""
+
+    student: str
+    seed: int
+    tokens_per_batch: int
+    accumulation: int
+    shares: dict[str, float]
+
+
+class StudentStream:
+    """The micro-batches of each step of one student. The cursor is all its state, and is kept in checkpoints."""
+
+    def __init__(self, spec: StreamSpec, readers: dict[str, BatchReader], *, cursor: Cursor | None = None) -> None:
+        self.spec, self.readers = spec, readers
+        self.cursor: Cursor = dict(cursor) if cursor else dict.fromkeys(readers, (0, 0))
+        self._epochs: dict[str, tuple[int, list[Int64]]] = {}
+
+    def step(self, step: int) -> list[Batch]:
+        """The `accumulation` micro-batches of a step, each of one language; moves the cursor."""
+        spec = self.spec
+        draws = language_draws(
+            spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation
+        )
+        return [self._next(language) for language in draws]
+
+    def _next(self, language: str) -> Batch:
+        epoch, index = self.cursor[language]
+        batches = self._epoch(language, epoch)
+        if index >= len(batches):
+            epoch, index = epoch + 1, 0
+            batches = self._epoch(language, epoch)
+        self.cursor[language] = (epoch, index + 1)
+        return self.readers[language].batch(batches[index])
+
+    def _epoch(self, language: str, epoch: int) -> list[Int64]:
+        cached = self._epochs.get(language)
+        if cached is None or cached[0] != epoch:
+            batches = epoch_batches(
+                self.readers[language].rows,
+                tokens_per_batch=self.spec.tokens_per_batch,
+                seed=self.spec.seed,
+                student=self.spec.student,
+                language=language,
+                epoch=epoch,
+            )
+            cached = (epoch, batches)
+            self._epochs[language] = cached
+        return cached[1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """All micro-batches of one step of a group, and every stream's cursor after it."""
+
+    number: int
+    batches: dict[str, list[Batch]]  # student -> micro-batches
+    cursors: dict[str, Cursor]
+
+
+def steps_ahead(
+    streams: dict[str, StudentStream],
+    *,
+    first_step: int,
+    last_step: int,
+    ahead: int = 2,
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Iterator[Step]:
+    """Steps `first_step` … `last_step` in order, read by a thread that stays at most `ahead` steps in front.
+
+    A failure of the reader is raised here. Closing the iterator stops the thread.
+    """
+    ready: queue.Queue[Step | BaseException] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(item: Step | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for number in range(first_step, last_step + 1):
+                batches = {name: [prepare(b) for b in stream.step(number)] for name, stream in streams.items()}
+                put(Step(number, batches, {name: dict(stream.cursor) for name, stream in streams.items()}))
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=read, name="batches", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first_step, last_step + 1):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
