@@ -1,0 +1,1 @@
+"""Encoders: where their parts live, how they are loaded, built, initialised, run and exported."""

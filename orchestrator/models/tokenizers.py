@@ -1,0 +1,99 @@
+"""Tokenizers of teachers and students: load a fast one from what a folder holds, and its special tokens by role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+
+from orchestrator.errors import DataError
+from orchestrator.models.checkpoints import TOKENIZER_FILES, resolve_folder
+from orchestrator.models.quiet import quiet_transformers
+from orchestrator.records import SpecialIds
+
+#: Spellings of each role, for a tokenizer.json that comes without a tokenizer_config.json.
+_SPELLINGS: Final = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+}
+
+
+def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer.
+
+    Args:
+        path: a name on the hub, or a folder with a tokenizer as `save_pretrained` leaves it, with tokenizer.json alone,
+            or with a WordPiece vocab.txt alone (lower-casing when no piece that begins a word has capitals).
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        DataError: no fast tokenizer can be made of what is there.
+    """
+    folder = resolve_folder(path, revision=revision, patterns=("config.json", *TOKENIZER_FILES))
+    try:
+        with quiet_transformers():
+            tokenizer = _from_folder(folder)
+    except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
+        raise DataError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    if tokenizer is None:
+        raise DataError(f"{path}: no tokenizer is there; expected tokenizer.json or vocab.txt in that folder")
+    if not tokenizer.is_fast:
+        raise DataError(f"{path}: the tokenizer has no fast version; save it as tokenizer.json first")
+    return tokenizer
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
+    """Ids of the special tokens by role; where [CLS] or [SEP] is not named, the begin or end of a sequence serves.
+
+    Raises:
+        DataError: the tokenizer has no mask, padding or unknown token.
+    """
+    pad, unk, mask = tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id
+    for role, identity in (("mask", mask), ("padding", pad), ("unknown", unk)):
+        if identity is None:
+            raise DataError(
+                f"{tokenizer.name_or_path or 'the tokenizer'} has no {role} token; masked language modelling needs one,"
+                f" so name it in tokenizer_config.json or choose another tokenizer"
+            )
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return SpecialIds(
+        pad=pad,
+        unk=unk,
+        mask=mask,
+        cls=cls if cls is not None else tokenizer.bos_token_id,
+        sep=sep if sep is not None else tokenizer.eos_token_id,
+    )
+
+
+def _from_folder(folder: Path) -> PreTrainedTokenizerFast | None:
+    name = str(folder)
+    has = {file for file in TOKENIZER_FILES if (folder / file).is_file()}
+    if "tokenizer_config.json" in has or (has and (folder / "config.json").is_file()):
+        return AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, local_files_only=True)
+    if "tokenizer.json" in has:
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        known = {
+            role: next((s for s in names if backend.token_to_id(s) is not None), None)
+            for role, names in _SPELLINGS.items()
+        }
+        tokens = {role: token for role, token in known.items() if token is not None}
+        return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=name, **tokens)
+    if "vocab.txt" in has:
+        return BertTokenizerFast(
+            vocab=str(folder / "vocab.txt"), do_lower_case=_is_lower_case(folder / "vocab.txt"), name_or_path=name
+        )
+    return None
+
+
+def _is_lower_case(vocabulary: Path) -> bool:
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    return all(piece == piece.lower() for piece in pieces if not piece.startswith(("[", "##")))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
