@@ -5,15 +5,11 @@ Shape legend: M positions, V vocabulary, K kept ids per position.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import torch
 from torch import Tensor
 
 from orchestrator.losses.base import LossSum, masked_sum, widen
-from orchestrator.losses.targets import SparseTargets, top_k_targets
-
-Tail: TypeAlias = Literal["ghost", "renormalise", "drop"]
+from orchestrator.losses.targets import SparseTargets, Tail, settle_tail, top_k_targets
 
 
 def log_partition(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -67,29 +63,16 @@ def sparse_kl(
     """
     scaled = widen(logits) / temperature if temperature != 1.0 else widen(logits)
     log_z = torch.logsumexp(scaled, dim=-1) if log_partition is None else log_partition
-    kept, valid = targets.ids >= 0, targets.valid
-    ids, log_t = targets.ids.clamp_min(0), targets.log_probs
-    log_mass = log_t.logsumexp(-1)
-    if tail == "renormalise":
-        log_t = log_t - log_mass.masked_fill(~valid, 0.0).unsqueeze(-1)
-    t = log_t.exp()
-    log_p = scaled.gather(-1, ids) - log_z.unsqueeze(-1)
-    value = (t * (log_t.masked_fill(~kept, 0.0) - log_p)).sum(-1)
+    settled = settle_tail(targets, tail=tail, vocab_size=logits.shape[-1])
+    log_p = scaled.gather(-1, settled.ids.clamp_min(0)) - log_z.unsqueeze(-1)
+    value = settled.negative_entropy - (settled.probs * log_p).sum(-1)
     if tail == "ghost":
-        value = value + _ghost(scaled, ids=ids, kept=kept, log_mass=log_mass, log_z=log_z)
-    total, count = masked_sum(value, valid)
+        # An entry without an id must hide nothing more: it points at the largest id of its row, which is kept.
+        hidden = torch.where(targets.ids >= 0, targets.ids, targets.ids.amax(-1, keepdim=True).clamp_min(0))
+        log_tail = torch.logsumexp(scaled.scatter(-1, hidden, torch.finfo(scaled.dtype).min), dim=-1) - log_z
+        value = value - settled.tail * log_tail
+    total, count = masked_sum(value, targets.valid)
     return LossSum(total * temperature**2, count)
-
-
-def _ghost(scaled: Tensor, *, ids: Tensor, kept: Tensor, log_mass: Tensor, log_z: Tensor) -> Tensor:
-    """(1−a)·(log(1−a) − log(1−s)) per position: [M]."""
-    lowest = torch.finfo(scaled.dtype).min
-    # An entry without an id must hide nothing: it points at a kept id of its row, if there is one.
-    hidden = torch.where(kept, ids, ids.gather(-1, kept.long().argmax(-1, keepdim=True)))
-    log_tail = torch.logsumexp(scaled.scatter(-1, hidden, lowest), dim=-1)
-    mass = -torch.expm1(log_mass)  # 1 − a, exact where a is close to one
-    mass = torch.where(log_tail > lowest / 2, mass, 0.0)
-    return torch.xlogy(mass, mass) - mass * (log_tail - log_z)
 
 
 def sparse_soft_targets(

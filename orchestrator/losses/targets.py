@@ -9,12 +9,15 @@ one student id; their masses add.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from orchestrator.losses.base import widen
+
+#: What becomes of the mass that is not on a kept id.
+Tail: TypeAlias = Literal["ghost", "renormalise", "drop"]
 
 
 class SparseTargets(NamedTuple):
@@ -73,3 +76,29 @@ def top_k_targets(
     targets = merge_duplicates(ids, log_probs=log_probs)
     excess = targets.log_probs.logsumexp(-1, keepdim=True).clamp_min(0.0)
     return targets._replace(log_probs=targets.log_probs - excess)
+
+
+class TailedTargets(NamedTuple):
+    """Sparse targets with the rest decided: the loss is `negative_entropy` plus a cross-entropy to these masses."""
+
+    ids: Tensor  # int64 [M, K], -1 where there is none
+    probs: Tensor  # float32 [M, K], 0 where there is none
+    tail: Tensor  # float32 [M] mass of the ghost bucket; 0 without one
+    negative_entropy: Tensor  # float32 [M] Σ t·log t over kept ids and bucket
+
+
+def settle_tail(targets: SparseTargets, *, tail: Tail, vocab_size: int) -> TailedTargets:
+    """Give the unknown rest of each distribution to a ghost bucket, to the kept ids in proportion, or to nobody.
+
+    A row that keeps all `vocab_size` ids has nowhere to put a ghost bucket and goes without.
+    """
+    kept, log_probs = targets.ids >= 0, targets.log_probs
+    log_mass = log_probs.logsumexp(-1)
+    if tail == "renormalise":
+        log_probs = log_probs - log_mass.masked_fill(~targets.valid, 0.0).unsqueeze(-1)
+    bucket = torch.zeros_like(log_mass)
+    if tail == "ghost":
+        bucket = -torch.expm1(log_mass).masked_fill(kept.sum(-1) >= vocab_size, 0.0)
+    probs = log_probs.exp()
+    entropy = (probs * log_probs.masked_fill(~kept, 0.0)).sum(-1) + torch.xlogy(bucket, bucket)
+    return TailedTargets(targets.ids, probs, bucket, entropy)

@@ -91,6 +91,8 @@ def test_sparse_targets_agree_with_the_slow_version(tail: Tail, temperature: flo
     signal["topk_ids"][0, 2:5] = signal["topk_ids"][0, 2]  # three teacher ids became one
     signal["topk_ids"][1, 0] = signal["topk_ids"][1, 3]
     signal["topk_ids"][2, 1] = -1
+    signal["topk_ids"][4, 1:3] = 29  # the same for the largest id
+    signal["topk_ids"][5, 0] = -1
     signal["topk_ids"][3] = -1
     probs = (
         (signal["topk_logprobs"] + signal["logsumexp"][:, None]) / temperature - signal["logsumexp_t"][:, None]
