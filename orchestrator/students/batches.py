@@ -16,6 +16,7 @@ from torch import Tensor
 from orchestrator.errors import StoreError
 from orchestrator.records import Array, HiddenCodec, Int32, Int64, SignalRequest, SpecialIds, Tables
 from orchestrator.signals.codecs import decode_hidden
+from orchestrator.signals.schema import hidden_table, logsumexp_column
 from orchestrator.signals.store import Store
 from orchestrator.students.rows import RowIndex, index_rows
 
@@ -157,18 +158,17 @@ class BatchReader:
             "masked_token": tables["masked"]["token"][masked] - np.repeat(self.rows.first_token[rows], num_masked),
         }
         if self.request.top_k:
-            names = ["topk_ids", "topk_logprobs", "logsumexp", *(f"logsumexp_t{t:g}" for t in self.request.temperatures)]
+            names = ["topk_ids", "topk_logprobs", *map(logsumexp_column, (1.0, *self.request.temperatures))]
             part |= {name: tables["masked"][name][masked] for name in names}
         for layer in self.request.hidden_layers:
-            part |= {f"{layer}.{name}": column[tokens] for name, column in tables[f"hidden_{layer:02d}"].items()}
+            part |= {f"{layer}.{name}": column[tokens] for name, column in tables[hidden_table(layer)].items()}
         return part
 
     def _targets(self, parts: list[dict[str, Array]]) -> TeacherTargets | None:
         if not self.request.top_k:
             return None
         kept = slice(None, self.request.top_k)  # the store keeps them in descending order
-        partitions = {1.0: _join(parts, "logsumexp")}
-        partitions |= {t: _join(parts, f"logsumexp_t{t:g}") for t in self.request.temperatures}
+        partitions = {t: _join(parts, logsumexp_column(t)) for t in (1.0, *self.request.temperatures)}
         return TeacherTargets(
             topk_ids=torch.from_numpy(self._ids.targets[_join(parts, "topk_ids")[:, kept]]),
             topk_logprobs=torch.from_numpy(_join(parts, "topk_logprobs")[:, kept].astype(np.float32)),

@@ -12,10 +12,10 @@ from orchestrator.config.models import TeacherSection
 from orchestrator.config.setups import StudentSpec
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.errors import ConfigError
-from orchestrator.models.build import build_encoder
+from orchestrator.models.building import build_encoder
 from orchestrator.models.encoder import Encoder
-from orchestrator.models.initialise import initialise_layers
-from orchestrator.models.load import load_encoder
+from orchestrator.models.initialising import initialise_layers
+from orchestrator.models.loading import load_encoder
 from orchestrator.models.maps import layer_map
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
 from orchestrator.records import SpecialIds

@@ -12,6 +12,10 @@ from orchestrator.config.run import TrainingSection
 from orchestrator.records import SignalRequest
 
 
+#: The file in `final/` that says which inputs the student came from; it is there if and only if the export is whole.
+RECEIPT = "training.json"
+
+
 @dataclass(frozen=True)
 class TeacherFacts:
     """Where a teacher's signals lie, and what a student has to know of it. `depth` None: a tokenizer alone."""

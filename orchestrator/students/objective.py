@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from orchestrator.config.objectives import (
     Objective,
     SoftTargetsObjective,
 )
+from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.hidden import hidden_cosine, hidden_mse
-from orchestrator.losses.output import log_partition, masked_lm, sparse_soft_targets
+from orchestrator.losses.targets import Tail, top_k_targets
 from orchestrator.students.batches import Batch
 from orchestrator.students.group import StudentOutput
 from orchestrator.students.requests import hidden_pairs
@@ -102,7 +104,7 @@ def counts(terms: Sequence[Term], batch: Batch) -> dict[str, int]:
                 found[term.name] = int((batch.labels >= 0).sum())
             case SoftTargetsObjective():
                 assert batch.targets is not None
-                found[term.name] = int((batch.targets.topk_ids >= 0).any(-1).sum())
+                found[term.name] = int((batch.targets.topk_ids[:, : term.objective.k] >= 0).any(-1).sum())
             case HiddenStatesObjective():
                 found[term.name] = batch.num_tokens * len(term.pairs)
     return found
@@ -122,35 +124,56 @@ def loss(
     """
     total = torch.zeros((), device=batch.input_ids.device)
     raw: dict[str, Tensor] = {}
-    logits = (
-        torch.nn.functional.linear(output.head_states, output.decoder_weight, output.decoder_bias)
-        if output.head_states is not None
-        else None
-    )
-    log_z = log_partition(logits) if logits is not None else None
+    scales = {term.name: term.objective.weight / max(1, denominators[term.name]) for term in terms}
+    for masked, soft in _output_pairs(terms):
+        value, sums = _output(masked, soft, output, batch, scales)
+        total, raw = total + value, raw | sums
     for term in terms:
-        match term.objective:
-            case MaskedLMObjective():
-                assert logits is not None
-                value = masked_lm(logits, batch.labels, log_partition=log_z).total
-            case SoftTargetsObjective(temperature=temperature, tail=tail):
-                assert logits is not None
-                assert batch.targets is not None
-                value = sparse_soft_targets(
-                    logits,
-                    topk_ids=batch.targets.topk_ids,
-                    topk_logprobs=batch.targets.topk_logprobs,
-                    logsumexp=batch.targets.log_partition[1.0],
-                    logsumexp_t=batch.targets.log_partition.get(temperature),
-                    temperature=temperature,
-                    tail=tail,
-                    log_partition=log_z if temperature == 1.0 else None,
-                ).total
-            case HiddenStatesObjective():
-                value = _hidden(term, term.objective, output, batch, projections)
-        total = total + term.objective.weight * value / max(1, denominators[term.name])
-        raw[term.name] = value.detach()
+        if isinstance(term.objective, HiddenStatesObjective):
+            value = _hidden(term, term.objective, output, batch, projections)
+            total = total + scales[term.name] * value
+            raw[term.name] = value.detach()
     return total, raw
+
+
+def _output_pairs(terms: Sequence[Term]) -> list[tuple[Term | None, Term | None]]:
+    """Masked LM and soft targets two by two, since one pass over the vocabulary serves one of each."""
+    masked = [term for term in terms if isinstance(term.objective, MaskedLMObjective)]
+    soft = [term for term in terms if isinstance(term.objective, SoftTargetsObjective)]
+    return list(zip_longest(masked, soft))
+
+
+def _output(
+    masked: Term | None, soft: Term | None, output: StudentOutput, batch: Batch, scales: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    assert output.head_states is not None
+    temperature: float = 1.0
+    tail: Tail = "ghost"
+    targets = None
+    if soft is not None:
+        assert isinstance(soft.objective, SoftTargetsObjective)
+        assert batch.targets is not None
+        temperature, tail = soft.objective.temperature, soft.objective.tail
+        targets = top_k_targets(
+            batch.targets.topk_ids[:, : soft.objective.k],
+            log_probs=batch.targets.topk_logprobs[:, : soft.objective.k],
+            logsumexp=batch.targets.log_partition[1.0],
+            logsumexp_t=batch.targets.log_partition.get(temperature),
+            temperature=temperature,
+        )
+    losses = linear_output_losses(
+        output.head_states,
+        weight=output.decoder_weight,
+        bias=output.decoder_bias,
+        labels=batch.labels,
+        targets=targets,
+        masked_lm_scale=scales[masked.name] if masked is not None else 0.0,
+        soft_targets_scale=scales[soft.name] if soft is not None else 0.0,
+        temperature=temperature,
+        tail=tail,
+    )
+    raw = {masked.name: losses.masked_lm.total} if masked is not None else {}
+    return losses.total, raw | ({soft.name: losses.soft_targets.total} if soft is not None else {})
 
 
 def _hidden(

@@ -10,12 +10,8 @@ from pathlib import Path
 from orchestrator.models.export import export_student
 from orchestrator.storage import commit_folder, write_bytes
 from orchestrator.students.build import BuiltGroup
-from orchestrator.students.job import GroupJob, GroupResult
+from orchestrator.students.job import RECEIPT, GroupJob, GroupResult
 from orchestrator.students.loop import train_group
-
-#: The file in `final/` that says which inputs the student came from; it is there if and only if the export is whole.
-RECEIPT = "training.json"
-
 
 class StudentWorker:
     """Runs group jobs; a plain class that the cluster makes an actor."""
@@ -61,12 +57,3 @@ def _default_tokenizer(teachers: dict[str, str]) -> str:
     names = sorted(set(teachers.values()))
     return max(names, key=lambda name: sum(teacher == name for teacher in teachers.values()))
 
-
-def read_receipt(folder: Path) -> dict[str, object] | None:
-    """The receipt of an exported student (`students/<setup>/<name>`), None when it is not there."""
-    path = folder / "final" / RECEIPT
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

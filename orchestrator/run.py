@@ -1,0 +1,136 @@
+"""An opened run: its configuration written out, its folders, and what its teachers are, without loading any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from orchestrator.config.base import nearest
+from orchestrator.config.loading import load_config
+from orchestrator.config.run import SETUPS, RunConfig, Setup
+from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
+from orchestrator.errors import ConfigError
+from orchestrator.models.checkpoints import CheckpointInfo, describe_checkpoint
+from orchestrator.records import SignalRequest
+from orchestrator.students.requests import requested_signals
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of the pipeline is given."""
+
+    expanded: ExpandedRun
+    address: str | None
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration behind the expansion."""
+        return self.expanded.config
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds everything of the run."""
+        return Path(self.config.run.root)
+
+    @property
+    def students_folder(self) -> Path:
+        """The folder of the students of this setup."""
+        return self.root / "students" / self.expanded.setup
+
+    @property
+    def metrics_path(self) -> Path:
+        """One line per measured figure."""
+        return self.root / "evaluation" / "metrics.jsonl"
+
+    @cached_property
+    def checkpoints(self) -> Mapping[str, CheckpointInfo | None]:
+        """Depth, width and vocabulary of each teacher that this setup uses; None: a tokenizer alone."""
+        sections = self.config.teachers
+        return {
+            name: describe_checkpoint(model, revision=sections[name].revision)
+            if (model := sections[name].model) is not None
+            else None
+            for name in self.teachers
+        }
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Teachers that answer for some student, in the order of the configuration."""
+        used = {name for student in self.expanded.students for name in student.teachers.values()}
+        return tuple(name for name in self.config.teachers if name in used)
+
+    def teacher_languages(self, teacher: str) -> tuple[str, ...]:
+        """Languages for which a student of this setup listens to `teacher`, in the teacher's order."""
+        used = {lang for s in self.expanded.students for lang, name in s.teachers.items() if name == teacher}
+        return tuple(language for language in self.config.teachers[teacher].languages if language in used)
+
+    def student_request(self, student: StudentSpec, teacher: str) -> SignalRequest:
+        """What one student's objectives need of one teacher; ConfigError when it cannot say that."""
+        info = self.checkpoints[teacher]
+        return requested_signals(
+            student.objectives,
+            student.template,
+            teacher=teacher,
+            teacher_layers=info.depth if info else None,
+            teacher_vocabulary=info.vocab_size if info else 0,
+            teacher_has_head=info.has_head if info else False,
+        )
+
+    def teacher_request(self, teacher: str) -> SignalRequest:
+        """What all students together need of one teacher."""
+        request = SignalRequest()
+        for student in self.expanded.students:
+            if teacher in student.teachers.values():
+                request |= self.student_request(student, teacher)
+        return request
+
+
+def open_run(path: Path, *, overrides: Sequence[str] = (), setup: str | None = None, address: str | None = None) -> Run:
+    """Read, check and expand a configuration.
+
+    Raises:
+        ConfigError, DataError: something in it is wrong; one sentence per problem.
+    """
+    return make_run(load_config(path, overrides=overrides), setup=setup, address=address)
+
+
+def make_run(config: RunConfig, *, setup: str | None = None, address: str | None = None) -> Run:
+    """Expand a checked configuration, and refuse what its teachers cannot give."""
+    if setup is not None and setup not in SETUPS:
+        raise ConfigError(f"--setup {setup}: no such setup; {nearest(setup, list(SETUPS))}")
+    run = Run(expand(config, setup=cast(Setup | None, setup)), address or config.cluster.address)
+    for teacher in run.teachers:
+        run.teacher_request(teacher)
+    _check_starts(run)
+    return run
+
+
+def _check_starts(run: Run) -> None:
+    """Maps and widths of students that start from a teacher's layers, before anything heavy runs."""
+    from orchestrator.models.maps import layer_map
+
+    for student in run.expanded.students:
+        start = student.template.initialisation
+        if start.layers != "teacher":
+            continue
+        models = [name for name in dict.fromkeys(student.teachers.values()) if run.checkpoints[name] is not None]
+        source = start.teacher or (models[0] if len(models) == 1 else None)
+        if source is None:
+            raise ConfigError(
+                f"Student '{student.name}' starts from a teacher's layers, but has {len(models)} teachers with a model; "
+                "name one with initialisation.teacher, or set initialisation.layers: random."
+            )
+        info = run.checkpoints.get(source)
+        if info is None:
+            raise ConfigError(
+                f"initialisation.teacher: '{source}' has no model, or answers for no student of this setup; name another."
+            )
+        if info.width != student.template.hidden_size:
+            raise ConfigError(
+                f"Student '{student.name}' starts from the layers of '{source}', so its hidden_size must be "
+                f"{info.width}, not {student.template.hidden_size}; change it, or set initialisation.layers: random."
+            )
+        layer_map(start.map, student_layers=student.template.layers, teacher_layers=info.depth)

@@ -1,0 +1,1 @@
+"""The steps of a run, one file each: what it needs, what is already done, and the doing of the rest."""

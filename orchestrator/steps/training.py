@@ -1,0 +1,180 @@
+"""Step: train the groups of a setup, side by side where there is room, and export their students."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import Cluster
+from orchestrator.config.setups import GroupSpec, StudentSpec
+from orchestrator.errors import ClusterError, ConfigError, StoreError
+from orchestrator.run import Run
+from orchestrator.signals.fingerprint import JSON, Fingerprint
+from orchestrator.signals.store import Store
+from orchestrator.steps.signals import open_stores
+from orchestrator.steps.vocabularies import vocabulary_folders
+from orchestrator.storage import read_bytes, write_bytes
+from orchestrator.students.job import RECEIPT, GroupJob, TeacherFacts
+
+if TYPE_CHECKING:
+    from orchestrator.students.worker import StudentWorker
+
+#: Of the training section, what does not change a student and may differ when a run goes on.
+_FREE = ("log_every", "checkpoint_seconds", "keep_checkpoints", "baseline", "threads")
+_NO_DEADLINE = float("inf")
+
+
+def missing_groups(run: Run) -> list[GroupJob]:
+    """Jobs of the groups that are not trained and exported yet.
+
+    Raises:
+        StoreError: signals or vocabularies are missing.
+        ConfigError: a folder holds a student that was made from other inputs; the text names what differs.
+    """
+    stores = open_stores(run)
+    vocabularies = vocabulary_folders(run, stores)
+    jobs = []
+    for group in run.expanded.groups:
+        fingerprint = _fingerprint(run, group, stores, vocabularies)
+        for student in group.students:
+            _claim(run, student, fingerprint)
+        if not all(is_exported(run, student, fingerprint.digest) for student in group.students):
+            jobs.append(_job(run, group, stores, vocabularies, fingerprint.digest))
+    return jobs
+
+
+def train(run: Run, cluster_of: Callable[[], Cluster]) -> None:
+    """Train what is missing; a group that fails does not stop the others, and is named at the end."""
+    jobs = missing_groups(run)
+    if not jobs:
+        return
+    cluster = cluster_of()
+    section = run.config.cluster
+    side_by_side = len(run.expanded.groups)
+    cpus = section.cpus_per_student or max(1.0, cluster.cpus // side_by_side)
+    gpus = section.gpus_per_student
+    if gpus is None:
+        gpus = min(1.0, cluster.gpus / side_by_side) if cluster.gpus else 0.0
+    outcomes = cluster.run_units(
+        make_student_worker,
+        jobs,
+        workers=len(jobs),
+        cpus=cpus,
+        gpus=gpus,
+        deadline_seconds=_NO_DEADLINE,
+        max_attempts=section.max_attempts,
+        label=lambda job: f"group {job.group.name}",
+        fresh_worker=True,
+    )
+    lost = [outcome for outcome in outcomes if outcome.error is not None]
+    if lost:
+        names = ", ".join(outcome.unit.group.name for outcome in lost)
+        raise ClusterError(f"Not trained: {names}; {lost[0].error}. Run the same command again to go on.")
+
+
+def make_student_worker() -> StudentWorker:
+    """A worker in its own process; torch is imported there."""
+    from orchestrator.students.worker import StudentWorker
+
+    return StudentWorker()
+
+
+def is_exported(run: Run, student: StudentSpec, digest: str) -> bool:
+    """Whether `final/` is whole and was made from these inputs."""
+    receipt = student_receipt(run.students_folder / student.name)
+    return receipt is not None and receipt.get("fingerprint") == digest
+
+
+def student_receipt(folder: Path) -> dict[str, JSON] | None:
+    """The receipt of an exported student, None where there is none."""
+    path = folder / "final" / RECEIPT
+    if not path.exists():
+        return None
+    found = json.loads(read_bytes(path, max_bytes=1 << 20))
+    return found if isinstance(found, dict) else None
+
+
+def default_threads(run: Run) -> int:
+    """Threads of one group: the machine's cores divided among the groups of the setup, so that resuming changes nothing."""
+    return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // len(run.expanded.groups))
+
+
+def _job(
+    run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path], digest: str
+) -> GroupJob:
+    sampling = run.config.corpus.sampling
+    teachers = sorted({name for student in group.students for name in student.teachers.values()})
+    return GroupJob(
+        group=group,
+        setup=run.expanded.setup,
+        root=run.root,
+        seed=run.config.run.seed,
+        training=run.config.training,
+        share=run.config.share,
+        alpha=sampling.alpha,
+        max_epochs=sampling.max_epochs,
+        teachers={
+            name: TeacherFacts(
+                section=run.config.teachers[name],
+                store=stores[name].folder,
+                depth=info.depth if (info := run.checkpoints[name]) else None,
+                width=info.width if info else None,
+            )
+            for name in teachers
+        },
+        vocabularies={student.origin: vocabularies[student.origin] for student in group.students},
+        requests={
+            student.name: {name: run.student_request(student, name) for name in set(student.teachers.values())}
+            for student in group.students
+        },
+        fingerprint=digest,
+        threads=default_threads(run),
+    )
+
+
+def _fingerprint(
+    run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path]
+) -> Fingerprint:
+    """Everything that decides the students of a group."""
+    training = run.config.training.model_dump(mode="json", exclude=set(_FREE))
+    names = sorted({name for student in group.students for name in student.teachers.values()})
+    return Fingerprint(
+        {
+            "seed": run.config.run.seed,
+            "training": training,
+            "share": run.config.share.model_dump(mode="json"),
+            "sampling": run.config.corpus.sampling.model_dump(mode="json"),
+            "signals": {name: stores[name].fingerprint.digest for name in names},
+            "students": {
+                student.name: {
+                    "template": student.template.model_dump(mode="json"),
+                    "languages": list(student.languages),
+                    "teachers": dict(student.teachers),
+                    "objectives": [objective.model_dump(mode="json") for objective in student.objectives],
+                    "vocabulary": vocabularies[student.origin].name,
+                }
+                for student in group.students
+            },
+        }
+    )
+
+
+def _claim(run: Run, student: StudentSpec, fingerprint: Fingerprint) -> None:
+    """Write down what a student's folder is made from, or refuse a folder that was made from something else."""
+    folder = run.students_folder / student.name
+    path = folder / "inputs.json"
+    if not path.exists():
+        write_bytes(path, json.dumps(fingerprint.parts, indent=1).encode())
+        return
+    try:
+        found = Fingerprint(json.loads(read_bytes(path, max_bytes=1 << 20)))
+    except (ValueError, AttributeError):
+        raise StoreError(f"{path} is damaged; remove {folder} to train this student again.") from None
+    if found.digest != fingerprint.digest:
+        raise ConfigError(
+            f"{folder} holds a student that {found.difference(fingerprint)}; move that folder away to train anew, or "
+            "choose another run.root."
+        )

@@ -1,0 +1,97 @@
+"""Step: one vocabulary per student, the union of several teachers' or the part of one that its text uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config.setups import StudentSpec
+from orchestrator.errors import ConfigError, StoreError
+from orchestrator.models.checkpoints import resolve_folder, tokenizer_hash, TOKENIZER_FILES
+from orchestrator.run import Run
+from orchestrator.signals.counting import token_counts
+from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.store import Store
+from orchestrator.steps.signals import open_stores
+from vocab_tools.build import VocabularySource, build_vocabulary, open_vocabulary
+from vocab_tools.errors import VocabularyError
+
+
+@dataclass(frozen=True)
+class BuiltVocabulary:
+    """One vocabulary of the run, for those who want to see it."""
+
+    student: str
+    folder: Path
+    size: int
+    teachers: tuple[str, ...]
+    new: bool
+
+
+def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
+    """Build the vocabularies that are missing; the others are opened and their hashes checked."""
+    stores = open_stores(run)
+    built = []
+    for student in run.expanded.students:
+        if student.name != student.origin:
+            continue
+        folder = vocabulary_folder(run, student, stores)
+        new = not folder.exists()
+        try:
+            if new:
+                _build(run, student, stores, folder)
+            size = open_vocabulary(folder).size
+        except VocabularyError as error:
+            raise StoreError(str(error)) from error
+        built.append(BuiltVocabulary(student.name, folder, size, tuple(sorted(set(student.teachers.values()))), new))
+    return built
+
+
+def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
+    """Origin of students -> folder of their vocabulary.
+
+    Raises:
+        StoreError: one is not built yet.
+    """
+    folders: dict[str, Path] = {}
+    for student in run.expanded.students:
+        folder = vocabulary_folder(run, student, stores)
+        if not folder.exists():
+            raise StoreError(f"The vocabulary of student '{student.origin}' is not there; run `orch build-vocab` first.")
+        folders[student.origin] = folder
+    return folders
+
+
+def vocabulary_folder(run: Run, student: StudentSpec, stores: dict[str, Store]) -> Path:
+    """`vocab/<name>-<hash>`: the hash is of everything that decides the vocabulary."""
+    sections = run.config.teachers
+    fingerprint = Fingerprint(
+        {
+            "tokenizers": {
+                name: tokenizer_hash(sections[name].tokenizer_path, revision=sections[name].revision)
+                for name in sorted(set(student.teachers.values()))
+            },
+            "stores": {name: stores[name].fingerprint.digest for name in sorted(set(student.teachers.values()))},
+            "teachers": dict(sorted(student.teachers.items())),
+            "vocabulary": student.template.vocabulary.model_dump(mode="json"),
+        }
+    )
+    return run.root / "vocab" / f"{student.origin}-{fingerprint.digest}"
+
+
+def _build(run: Run, student: StudentSpec, stores: dict[str, Store], folder: Path) -> None:
+    section = student.template.vocabulary
+    sources = []
+    for name in sorted(set(student.teachers.values())):
+        teacher = run.config.teachers[name]
+        languages = tuple(lang for lang, answering in student.teachers.items() if answering == name)
+        path = resolve_folder(teacher.tokenizer_path, revision=teacher.revision, patterns=TOKENIZER_FILES)
+        counts = token_counts(stores[name], languages) if section.keep == "trim" else None
+        sources.append(
+            VocabularySource(
+                name=name, tokenizer=path, counts=counts, min_count=section.min_count, tokenizer_names=languages
+            )
+        )
+    if section.max_size is not None and section.max_size < 16:
+        raise ConfigError("student.vocabulary.max_size: fewer than 16 tokens make no vocabulary; raise it.")
+    build_vocabulary(sources, folder, merge=section.merge, max_size=section.max_size)
