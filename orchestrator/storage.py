@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import xxhash
 
@@ -203,6 +203,25 @@ def hash_file(path: Path) -> str:
         while count := file.readinto(buffer):
             running.update(buffer[:count])
     return running.hexdigest()
+
+
+class FileState(NamedTuple):
+    """What tells one version of a file from another without reading it."""
+
+    path: Path
+    inode: int
+    modified_ns: int
+    num_bytes: int
+
+
+def file_state(path: Path) -> FileState | None:
+    """The state of the file at `path`, None where there is none; raises StorageError when the disk refuses."""
+    with _explained(path, "read"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+    return FileState(path, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def remove_temporaries(folder: Path) -> int:

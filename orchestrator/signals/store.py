@@ -1,0 +1,319 @@
+"""A signal store: one folder of immutable shards of what one teacher said, each complete once its receipt is there.
+
+    <teacher>-<digest>/manifest.json          what it was made from, what it holds, its units; at the end the receipts
+                       shards/NNNNNN.json     the receipt of a shard, written last
+                       shards/NNNNNN/*.arrow  its tables
+
+A unit of work makes one shard. Running it twice gives the same bytes, so every row is there exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self, cast
+
+import numpy as np
+import pyarrow as pa
+from pydantic import JsonValue
+
+from orchestrator import __version__
+from orchestrator.errors import OrchError, StoreError
+from orchestrator.records import HiddenCodec, SignalRequest, Tables, Unit
+from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.manifest import MANIFEST, SHARDS, FileEntry, Manifest, Receipt, naming, read_receipt, widened
+from orchestrator.signals.rows import Counts, check_rows
+from orchestrator.signals.schema import ROW_COLUMNS, Schema, table_columns
+from orchestrator.signals.tables import check_columns, read_table, write_table
+from orchestrator.signals.verify import verify
+from orchestrator.storage import file_state, make_folder, remove_temporaries
+
+_PRECOMPUTE = "run `orch precompute-teacher`"
+_RECEIPT_NAME = re.compile(r"[0-9]{6}\.json")
+_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{16})$")
+_VERSIONS = {"orch": __version__, "pyarrow": pa.__version__}
+
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """An open store. Any number of processes may read it, or write different units of it, at the same time."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self._manifest = manifest
+        self._units = {unit.index: unit for unit in manifest.units}
+        #: table -> column -> (dtype, list size) of every shard
+        self.schema: Schema = table_columns(manifest.request, manifest.codec, manifest.width)
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        *,
+        teacher: str,
+        fingerprint: Fingerprint,
+        request: SignalRequest,
+        codec: HiddenCodec,
+        width: int | None,
+        languages: list[str],
+        units: list[Unit],
+    ) -> Self:
+        """Make the store in `folder`, or open it and widen its request by hidden layers that it does not hold yet.
+
+        A store that is there keeps its own units, which must cover the same texts. What killed writers left behind is
+        removed, so nobody may be writing. Raises StoreError when the store was made from something else.
+        """
+        with naming(folder / MANIFEST, problem="cannot be made", cure="this is a fault of the plan"):
+            asked = Manifest(
+                teacher=teacher,
+                digest=fingerprint.digest,
+                fingerprint=cast(dict[str, JsonValue], fingerprint.parts),  # plain since it was made
+                request=SignalRequest() | request,
+                codec=codec,
+                width=width,
+                languages=tuple(languages),
+                units=tuple(units),
+            )
+        make_folder(folder / SHARDS)
+        remove_temporaries(folder)
+        if not (folder / MANIFEST).exists():
+            return cls._saved(folder, asked)
+        stored = cls.open(folder)._manifest
+        wide = widened(stored, asked, folder)
+        return cls(folder, stored) if wide == stored else cls._saved(folder, wide)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The store in `folder`; StoreError when there is none, or when its manifest was damaged or altered."""
+        path = folder / MANIFEST
+        if not path.exists():
+            raise StoreError(f"there is no signal store in {folder} ({MANIFEST} is missing); {_PRECOMPUTE}")
+        manifest = Manifest.read(path)
+        named = _DIGEST_IN_NAME.search(folder.name)
+        if named is not None and named[1] != manifest.digest:
+            raise StoreError(
+                f"{path} was altered or is of another store: its fingerprint is {manifest.digest}, its folder"
+                f" {folder.name}; move the folder away and {_PRECOMPUTE} again"
+            )
+        return cls(folder, manifest)
+
+    @property
+    def teacher(self) -> str:
+        """The name of the teacher whose signals these are."""
+        return self._manifest.teacher
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the signals were made from."""
+        return Fingerprint(self._manifest.fingerprint)
+
+    @property
+    def request(self) -> SignalRequest:
+        """What every complete shard holds."""
+        return self._manifest.request
+
+    @property
+    def codec(self) -> HiddenCodec:
+        """How hidden states are stored."""
+        return self._manifest.codec
+
+    @property
+    def width(self) -> int | None:
+        """The teacher's hidden size; None where no hidden layer is stored."""
+        return self._manifest.width
+
+    @property
+    def languages(self) -> list[str]:
+        """The names behind the numbers in column `language`."""
+        return list(self._manifest.languages)
+
+    @property
+    def units(self) -> list[Unit]:
+        """Every unit of work, one a shard."""
+        return list(self._manifest.units)
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was called with every shard there."""
+        return self._manifest.receipts.keys() == self._units.keys()
+
+    @property
+    def listed_receipts(self) -> dict[int, str]:
+        """The checksums of the receipts when `finish` was called last; empty before."""
+        return dict(self._manifest.receipts)
+
+    def missing(self) -> list[Unit]:
+        """The units whose shard is not there, lacks a table, or has a receipt or file that cannot be right."""
+        return [unit for unit in self._manifest.units if self.schema.keys() - self._intact(unit).keys()]
+
+    def write(self, unit: Unit, tables: Tables) -> Receipt:
+        """Write those tables of the unit's shard that are not there, then its receipt, which is returned.
+
+        `tables` holds `texts`, `tokens`, `masked` and each hidden table that is missing, as `schema` says; of a table
+        that is there already only the columns that identify rows and positions are looked at. Raises StoreError when
+        the tables do not fit format 1, each other, or the rows that are there; StorageError when the disk refuses.
+        """
+        if self._units.get(unit.index) != unit:
+            raise StoreError(f"{unit} is not a unit of the store {self.folder}; plan again")
+        entries = self._intact(unit)
+        wanted = [table for table in self.schema if table not in entries]
+        self._check_tables(unit, tables, wanted, entries)
+        counts = check_rows(tables, language=self.languages.index(unit.language))
+        for table in wanted:
+            entries[table] = write_table(self.table_path(unit.index, table), tables[table], self.schema[table])
+        receipt = self.receipt(unit.index) if not wanted else None
+        if receipt is None:
+            receipt = Receipt(
+                digest=self._manifest.digest,
+                unit=unit,
+                num_rows=counts.rows,
+                num_tokens=counts.tokens,
+                num_masked=counts.masked,
+                tables=dict(sorted(entries.items())),
+                versions=_VERSIONS,
+            ).sealed()
+            receipt.write(self.receipt_path(unit.index))
+        return receipt
+
+    def finish(self) -> None:
+        """List every receipt in the manifest; StoreError when a shard is missing."""
+        missing = self.missing()
+        if missing:
+            raise StoreError(
+                f"{len(missing)} of {len(self._units)} shards of {self.folder} are missing, the first is shard"
+                f" {missing[0].index}; {_PRECOMPUTE} again"
+            )
+        checksums = {index: receipt.checksum for index, receipt in self.receipts().items()}
+        self._manifest = self._saved(self.folder, self._manifest.model_copy(update={"receipts": checksums}))._manifest
+
+    def receipt(self, index: int) -> Receipt | None:
+        """The receipt of shard `index`, None where there is none; StoreError when it is damaged or of another unit."""
+        unit = self._units.get(index)
+        if unit is None:
+            raise StoreError(f"the store {self.folder} has no shard {index}")
+        state = file_state(self.receipt_path(index))
+        if state is None:
+            return None
+        receipt = read_receipt(state)
+        with naming(state.path):
+            if receipt.digest != self._manifest.digest or receipt.unit != unit:
+                raise ValueError(f"it is of {receipt.unit} in store {receipt.digest}")
+        return receipt
+
+    def receipts(self) -> dict[int, Receipt]:
+        """Every receipt that is there, by the index of its shard; StoreError names one that is damaged."""
+        found = {index: self.receipt(index) for index in self._units}
+        return {index: receipt for index, receipt in found.items() if receipt is not None}
+
+    def counts(self) -> dict[str, Counts]:
+        """Rows, tokens and masked positions of each language, over the shards that are there."""
+        totals = dict.fromkeys(self.languages, Counts(0, 0, 0))
+        for receipt in self.receipts().values():
+            rows, tokens, masked = totals[receipt.unit.language]
+            totals[receipt.unit.language] = Counts(
+                rows + receipt.num_rows, tokens + receipt.num_tokens, masked + receipt.num_masked
+            )
+        return totals
+
+    def shard(self, index: int, tables: Iterable[str] | None = None) -> Tables:
+        """The tables of shard `index`, or only those named: read-only numpy views of memory-mapped files.
+
+        Sizes and schemas are checked each time, hashes at the first use in a process. Raises StoreError that names
+        the file which is missing, damaged or does not fit.
+        """
+        receipt = self.receipt(index)
+        if receipt is None:
+            raise StoreError(f"shard {index} of {self.folder} is not there; {_PRECOMPUTE} again")
+        names = list(self.schema if tables is None else tables)
+        for table in names:
+            if table not in self.schema or table not in receipt.tables:
+                raise StoreError(f"shard {index} of {self.folder} does not hold '{table}'; {_PRECOMPUTE} again")
+        return {
+            name: read_table(self.table_path(index, name), self.schema[name], receipt.tables[name]) for name in names
+        }
+
+    def verify(self, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Every problem of the store as one sentence; reads all of it. `on_progress` gets (shards done, shards)."""
+        return verify(self, on_progress)
+
+    def receipt_path(self, index: int) -> Path:
+        """Where the receipt of shard `index` lies."""
+        return self.folder / SHARDS / f"{index:06d}.json"
+
+    def table_path(self, index: int, table: str) -> Path:
+        """Where a table of shard `index` lies."""
+        return self.folder / SHARDS / f"{index:06d}" / f"{table}.arrow"
+
+    def _intact(self, unit: Unit) -> dict[str, FileEntry]:
+        """What the unit's receipt lists, without files that are missing or of another size."""
+        try:
+            receipt = self.receipt(unit.index)
+        except StoreError as error:
+            _log.warning("shard %d is made anew: %s", unit.index, error)
+            return {}
+        entries = receipt.tables if receipt is not None else {}
+        states = {table: file_state(self.table_path(unit.index, table)) for table in entries}
+        return {
+            table: entries[table]
+            for table, state in states.items()
+            if state is not None and state.num_bytes == entries[table].num_bytes
+        }
+
+    def _check_tables(self, unit: Unit, tables: Tables, wanted: list[str], entries: dict[str, FileEntry]) -> None:
+        """What is to be written has the columns of format 1, and belongs to the very rows that are stored."""
+        for table in dict.fromkeys([*ROW_COLUMNS, *wanted]):
+            if table not in tables:
+                raise StoreError(f"unit {unit.index} of {self.folder} was handed over without table '{table}'")
+        for table in wanted:
+            check_columns(tables[table], self.schema[table], table=table)
+        for table in ROW_COLUMNS.keys() & entries.keys():
+            path = self.table_path(unit.index, table)
+            stored = read_table(path, self.schema[table], entries[table])
+            if any(not np.array_equal(stored[name], tables[table][name]) for name in ROW_COLUMNS[table]):
+                raise StoreError(f"the rows of unit {unit.index} are not those in {path}; was the corpus changed?")
+
+    @classmethod
+    def _saved(cls, folder: Path, manifest: Manifest) -> Self:
+        sealed = manifest.sealed()
+        sealed.write(folder / MANIFEST)
+        return cls(folder, sealed)
+
+
+def store_folder(signals: Path, teacher: str, fingerprint: Fingerprint) -> Path:
+    """Where below `signals` the store of this teacher and fingerprint lies, or is to be made."""
+    return signals / f"{teacher}-{fingerprint.digest}"
+
+
+def find_store(signals: Path, teacher: str, fingerprint: Fingerprint) -> Store:
+    """The store of this teacher and fingerprint below `signals`.
+
+    Raises StoreError when there is none, which names what sets the nearest store of the teacher apart.
+    """
+    folder = store_folder(signals, teacher, fingerprint)
+    if (folder / MANIFEST).exists():
+        return Store.open(folder)
+    others = list(_stores(signals, teacher))
+    if not others:
+        raise StoreError(f"there are no signals of teacher '{teacher}' in {signals}; run `orch precompute-teacher`")
+    nearest = min(others, key=lambda store: store.fingerprint.num_differences(fingerprint))
+    raise StoreError(
+        f"there are no signals of teacher '{teacher}' for this configuration: the store {nearest.folder}"
+        f" {nearest.fingerprint.difference(fingerprint)}; run `orch precompute-teacher`"
+    )
+
+
+def _stores(signals: Path, teacher: str) -> Iterator[Store]:
+    """Every readable store of a teacher."""
+    for path in sorted(signals.glob(f"{teacher}-{'[0-9a-f]' * 16}/{MANIFEST}")):
+        with suppress(OrchError):
+            yield Store.open(path.parent)
+
+
+def count_receipts(folder: Path) -> int:
+    """How many shards of the store in `folder` are there, by a look at the names of its files alone."""
+    shards = folder / SHARDS
+    return sum(1 for path in shards.iterdir() if _RECEIPT_NAME.fullmatch(path.name)) if shards.is_dir() else 0
