@@ -1,0 +1,1 @@
+"""Teachers: frozen encoders turned into signals, one unit of work at a time."""
