@@ -1,0 +1,293 @@
+"""The texts of a run on disk: Arrow files per language and split, no text in both splits, corpus.json written last."""
+
+from __future__ import annotations
+
+import functools
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import pyarrow as pa
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator import storage
+from orchestrator.config.base import Language
+from orchestrator.config.corpus import CorpusSection, LanguageSection, TextSource
+from orchestrator.corpus.held_out import HeldOut
+from orchestrator.corpus.read import read_texts, source_files
+from orchestrator.errors import DataError, StoreError
+
+Split: TypeAlias = Literal["train", "held_out"]
+#: Told the language, the split and how many of its texts are written so far.
+Progress: TypeAlias = Callable[[str, Split, int], None]
+
+_FORMAT = 1
+_SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
+_FILE_BYTES = 64 << 20
+_BATCH_BYTES = 1 << 20
+_MAX_RECORD_BYTES = 64 << 20
+_SAMPLE_RUNS = 32
+_OPEN_FILES = 32
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitInfo(_Record):
+    """How much text one split of one language has."""
+
+    num_texts: int
+    num_characters: int
+
+
+class _File(_Record):
+    name: str
+    num_texts: int
+    num_bytes: int
+    hash: str
+
+
+class _SplitRecord(SplitInfo):
+    hash: str
+    files: tuple[_File, ...]
+
+
+class _LanguageRecord(_Record):
+    train: _SplitRecord
+    held_out: _SplitRecord
+    dropped_from_train: int
+
+
+class _CorpusRecord(_Record):
+    format: Literal[1]
+    fingerprint: str
+    seed: int
+    specification: dict[Language, dict[str, object]]
+    languages: dict[Language, _LanguageRecord]
+
+
+class Corpus:
+    """The texts of every language, read by memory map; opened by `open_corpus`, cheap to send between processes."""
+
+    def __init__(self, folder: Path, record: _CorpusRecord) -> None:
+        self.folder = folder
+        self._record = record
+        self._verified: set[str] = set()
+        self._column = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_column)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
+        return open_corpus, (self.folder,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content: the texts of every language and split in their order, whatever files they came from."""
+        return self._record.fingerprint
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages, sorted."""
+        return tuple(sorted(self._record.languages))
+
+    def info(self, language: str, split: Split) -> SplitInfo:
+        """Numbers of texts and characters of one split."""
+        record = self._split(language, split)
+        return SplitInfo(num_texts=record.num_texts, num_characters=record.num_characters)
+
+    def dropped_from_train(self, language: str) -> int:
+        """How many training texts were left out because the same text is held out."""
+        return self._language(language).dropped_from_train
+
+    def texts(self, language: str, split: Split, first: int, count: int) -> list[str]:
+        """Texts `first` … `first + count - 1` of a split; fewer when it ends before.
+
+        Raises StoreError when a file is missing or damaged (each is hashed at its first use in a process).
+        """
+        assert first >= 0
+        assert count >= 0
+        files = self._split(language, split).files
+        starts = [0, *accumulate(file.num_texts for file in files)]
+        end = min(first + count, starts[-1])
+        texts: list[str] = []
+        while first < end:
+            index = bisect_right(starts, first) - 1
+            texts += self._column(files[index]).slice(first - starts[index], end - first).to_pylist()
+            first = starts[index + 1]
+        return texts
+
+    def sample(self, language: str, count: int) -> list[str]:
+        """At most `count` training texts, always the same: runs of neighbours, evenly spread over the split."""
+        num_texts = self.info(language, "train").num_texts
+        count = min(count, num_texts)
+        runs = min(count, _SAMPLE_RUNS)
+        bounds = [(run * count // runs, (run + 1) * count // runs) for run in range(runs)]
+        # run r takes texts from the r-th of equally long stretches, so that runs never overlap
+        return [
+            text
+            for run, (begin, end) in enumerate(bounds)
+            for text in self.texts(language, "train", run * num_texts // runs, end - begin)
+        ]
+
+    def _language(self, language: str) -> _LanguageRecord:
+        if language not in self._record.languages:
+            raise DataError(f"the corpus has no language '{language}'; it has {', '.join(self.languages)}")
+        return self._record.languages[language]
+
+    def _split(self, language: str, split: Split) -> _SplitRecord:
+        record = self._language(language)
+        return record.train if split == "train" else record.held_out
+
+    def _open_column(self, file: _File) -> pa.ChunkedArray:
+        path = self.folder / file.name
+        if not path.is_file():
+            raise StoreError(f"{path} of the corpus is missing; delete {self.folder} and run again to build it anew")
+        if file.name not in self._verified and storage.hash_file(path) != file.hash:
+            raise StoreError(f"{path} of the corpus is damaged; delete {self.folder} and run again to build it anew")
+        self._verified.add(file.name)
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        assert table.schema.equals(_SCHEMA)
+        return table.column("text")
+
+
+def build_corpus(section: CorpusSection, *, root: Path, seed: int, on_progress: Progress | None = None) -> Corpus:
+    """Write the texts of `section` under `root`/corpus, or open them when the same inputs were written before.
+
+    The folder is named by the specification, the seed, and the path, size and time of every file. `held_out` texts
+    are a source of their own, or set aside from `train` by a hash of the text and `seed`; no text is in both.
+    Raises DataError when a source cannot be read or leaves a split without text.
+    """
+    specification = {name: _specification(language, section, name) for name, language in section.languages.items()}
+    named = json.dumps([_FORMAT, seed, specification], sort_keys=True).encode()
+    folder = root / "corpus" / storage.hash_bytes(named)[:16]
+    if (folder / "corpus.json").is_file():
+        return open_corpus(folder)
+    storage.remove_temporaries(folder)
+    languages = {
+        name: _build_language(language, section, folder=folder, name=name, seed=seed, on_progress=on_progress)
+        for name, language in section.languages.items()
+    }
+    hashes = [[name, record.train.hash, record.held_out.hash] for name, record in sorted(languages.items())]
+    record = _CorpusRecord(
+        format=_FORMAT,
+        fingerprint=storage.hash_bytes(json.dumps(hashes).encode()),
+        seed=seed,
+        specification=specification,
+        languages=languages,
+    )
+    storage.write_bytes(folder / "corpus.json", record.model_dump_json(indent=1).encode())
+    return Corpus(folder, record)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """The corpus in `folder`, in milliseconds; raises StoreError when it is not a whole one."""
+    path = folder / "corpus.json"
+    if not path.is_file():
+        raise StoreError(f"{folder} holds no finished corpus (corpus.json is missing); build it first")
+    try:
+        record = _CorpusRecord.model_validate_json(storage.read_bytes(path, max_bytes=_MAX_RECORD_BYTES))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StoreError(
+            f"{path} is damaged or of another version (at '{where}'); delete {folder} and run again to build it anew"
+        ) from error
+    return Corpus(folder, record)
+
+
+def _specification(language: LanguageSection, section: CorpusSection, name: str) -> dict[str, object]:
+    """Everything that decides which texts a language has, as JSON."""
+    described: dict[str, object] = {"train": _describe(language.train, f"corpus.languages.{name}.train")}
+    if language.held_out is not None:
+        described["held_out"] = _describe(language.held_out, f"corpus.languages.{name}.held_out")
+    else:
+        described["held_out_share"] = section.held_out_share
+        described["held_out_max_texts"] = section.held_out_max_texts
+    return described
+
+
+def _describe(source: TextSource, key: str) -> dict[str, object]:
+    found = [(str(path.resolve()), path.stat()) for path in source_files(source, key=key)]
+    return {
+        **source.model_dump(mode="json", exclude={"files"}),
+        "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in found],
+    }
+
+
+def _build_language(
+    language: LanguageSection,
+    section: CorpusSection,
+    *,
+    folder: Path,
+    name: str,
+    seed: int,
+    on_progress: Progress | None,
+) -> _LanguageRecord:
+    def write(split: Split, texts: Iterator[str]) -> _SplitRecord:
+        def report(num_texts: int) -> None:
+            if on_progress is not None:
+                on_progress(name, split, num_texts)
+
+        return _write_split(texts, folder=folder, stem=f"{name}/{split}", on_progress=report)
+
+    key = f"corpus.languages.{name}"
+    if language.held_out is not None:
+        held_out = HeldOut(seed=seed, share=0.0, max_texts=0)
+        held_out_record = write("held_out", held_out.collect(read_texts(language.held_out, key=f"{key}.held_out")))
+        train_record = write("train", held_out.train_only(read_texts(language.train, key=f"{key}.train")))
+    else:
+        held_out = HeldOut(seed=seed, share=section.held_out_share, max_texts=section.held_out_max_texts)
+        train_record = write("train", held_out.train_only(read_texts(language.train, key=f"{key}.train")))
+        held_out_record = write("held_out", held_out.set_aside())
+    _require_text(train_record, language.train, f"{key}.train")
+    _require_text(held_out_record, language.held_out or language.train, f"{key}.held_out")
+    return _LanguageRecord(train=train_record, held_out=held_out_record, dropped_from_train=held_out.num_dropped)
+
+
+def _require_text(record: _SplitRecord, source: TextSource, key: str) -> None:
+    if record.num_texts == 0:
+        named = source.dataset or ", ".join(source.files)
+        chosen = f" with {source.where}" if source.where else ""
+        raise DataError(f"{key}: no text is left from {named}{chosen}; give it text that is not blank or held out")
+
+
+def _write_split(texts: Iterator[str], *, folder: Path, stem: str, on_progress: Callable[[int], None]) -> _SplitRecord:
+    """Write `texts` as Arrow files of about 64 MB, one record batch of about 1 MB in memory at a time."""
+    running = xxhash.xxh3_128()
+    files: list[_File] = []
+    num_texts = num_characters = 0
+    batches = _batches(texts)
+    for batch in batches:
+        name = f"{stem}/{len(files):05d}.arrow"
+        before = num_texts
+        with storage.open_write(folder / name) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+            following: list[str] | None = batch
+            while following is not None:
+                writer.write_batch(pa.record_batch([pa.array(following, pa.string())], schema=_SCHEMA))
+                for text in following:
+                    data = text.encode()
+                    running.update(len(data).to_bytes(8, "little"))
+                    running.update(data)
+                num_texts += len(following)
+                num_characters += sum(map(len, following))
+                on_progress(num_texts)
+                following = next(batches, None) if file.num_bytes < _FILE_BYTES else None
+        files.append(_File(name=name, num_texts=num_texts - before, num_bytes=file.num_bytes, hash=file.hash))
+    return _SplitRecord(
+        num_texts=num_texts, num_characters=num_characters, hash=running.hexdigest(), files=tuple(files)
+    )
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
