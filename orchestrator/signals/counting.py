@@ -19,7 +19,7 @@ def token_counts(store: Store, languages: Collection[str], *, size: int) -> Int6
     for unit in store.units:
         if unit.language not in languages:
             continue
-        tables = store.shard(unit.index)
+        tables = store.shard(unit.index, ["tokens", "masked"])
         shown = tables["tokens"]["input_id"]
         counts += np.bincount(shown, minlength=size)
         counts -= np.bincount(shown[tables["masked"]["token"]], minlength=size)

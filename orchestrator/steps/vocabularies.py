@@ -8,13 +8,15 @@ from pathlib import Path
 from orchestrator.config.setups import StudentSpec
 from orchestrator.errors import ConfigError, StoreError
 from orchestrator.models.checkpoints import resolve_folder, tokenizer_hash, TOKENIZER_FILES
+from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.run import Run
 from orchestrator.signals.counting import token_counts
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.steps.signals import open_stores
-from vocab_tools.build import VocabularySource, build_vocabulary, open_vocabulary
+from vocab_tools.build import VocabularySource, build_vocabulary
 from vocab_tools.errors import VocabularyError
+from vocab_tools.mapping import open_vocabulary
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def _build(run: Run, student: StudentSpec, stores: dict[str, Store], folder: Pat
         teacher = run.config.teachers[name]
         languages = tuple(lang for lang, answering in student.teachers.items() if answering == name)
         path = resolve_folder(teacher.tokenizer_path, revision=teacher.revision, patterns=TOKENIZER_FILES)
-        counts = token_counts(stores[name], languages) if section.keep == "trim" else None
+        size = len(load_tokenizer(str(path)))
+        counts = token_counts(stores[name], languages, size=size) if section.keep == "trim" else None
         sources.append(
             VocabularySource(
                 name=name, tokenizer=path, counts=counts, min_count=section.min_count, tokenizer_names=languages

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, HiddenCodec, Int32, Int64, SignalRequest, SpecialIds, Tables
+from orchestrator.records import Array, HiddenCodec, Int32, Int64, SignalRequest, SpecialIds
 from orchestrator.signals.codecs import decode_hidden
 from orchestrator.signals.schema import hidden_table, logsumexp_column
 from orchestrator.signals.store import Store
@@ -103,14 +103,16 @@ class BatchReader:
             raise StoreError(
                 f"{store.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
             )
-        self.store, self.language, self.request = store, language, request
+        self.language, self.request = language, request
         self.rows: RowIndex = index_rows(store, language)
-        self._ids = ids
-        for unit in store.units:
-            if unit.language == language:
-                tables = store.shard(unit.index)
-                ids.check(tables["tokens"]["input_id"], where=f"{store.folder}, shard {unit.index}")
-                ids.check(tables["masked"]["label_id"], where=f"{store.folder}, shard {unit.index}")
+        self._ids, self._codec = ids, store.codec
+        wanted = ["tokens", "masked", *map(hidden_table, request.hidden_layers)]
+        self._shards = {
+            unit.index: store.shard(unit.index, wanted) for unit in store.units if unit.language == language
+        }
+        for index, tables in self._shards.items():
+            ids.check(tables["tokens"]["input_id"], where=f"{store.folder}, shard {index}")
+            ids.check(tables["masked"]["label_id"], where=f"{store.folder}, shard {index}")
 
     def batch(self, rows: Int64) -> Batch:
         """The batch of these rows (ordered by shard, which no loss depends on)."""
@@ -144,11 +146,11 @@ class BatchReader:
             masked_positions=torch.from_numpy(token_positions[masked_in_tokens]),
             labels=torch.from_numpy(self._ids.targets[label]),
             targets=self._targets(parts),
-            hidden={layer: _hidden(parts, layer, self.store.codec) for layer in self.request.hidden_layers},
+            hidden={layer: _hidden(parts, layer, self._codec) for layer in self.request.hidden_layers},
         )
 
     def _gather(self, shard: int, rows: Int64) -> dict[str, Array]:
-        tables: Tables = self.store.shard(int(shard))
+        tables = self._shards[int(shard)]
         tokens = _ranges(self.rows.first_token[rows], self.rows.num_tokens[rows].astype(np.int64))
         num_masked = self.rows.num_masked[rows].astype(np.int64)
         masked = _ranges(self.rows.first_masked[rows], num_masked)

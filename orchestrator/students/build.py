@@ -25,7 +25,7 @@ from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob
 from orchestrator.students.objective import Term, make_projections, make_terms
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
-from vocab_tools.build import Vocabulary, open_vocabulary
+from vocab_tools.mapping import Vocabulary, open_vocabulary
 from vocab_tools.embeddings import carry_embeddings
 
 #: teacher -> the terms of a student on batches that this teacher answers
@@ -138,10 +138,7 @@ def build_streams(
 
 def vocabulary_special(vocabulary: Vocabulary) -> SpecialIds:
     """Special ids of a student's vocabulary as the record that other rooms use."""
-    special = vocabulary.special
-    return SpecialIds(
-        pad=special["pad"], unk=special["unk"], mask=special["mask"], cls=special.get("cls"), sep=special.get("sep")
-    )
+    return SpecialIds(**vocabulary.special)
 
 
 def teacher_special(section: TeacherSection) -> SpecialIds:

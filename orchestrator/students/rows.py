@@ -44,7 +44,7 @@ def index_rows(store: Store, language: str) -> RowIndex:
     """
     number = store.languages.index(language)
     shards = [unit.index for unit in store.units if unit.language == language]
-    tables = [store.shard(index)["texts"] for index in shards]
+    tables = [store.shard(index, ["texts"])["texts"] for index in shards]
     assert all((table["language"] == number).all() for table in tables)
 
     def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.generic]]:

@@ -1,0 +1,155 @@
+"""Step: measure the students of a setup beside their teachers and their no-teacher twins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import Cluster
+from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
+from orchestrator.errors import ClusterError, StoreError
+from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
+from orchestrator.report.reading import read_metrics
+from orchestrator.run import Run
+from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.steps.signals import open_corpus_of, open_stores
+from orchestrator.steps.training import student_receipt
+from orchestrator.steps.vocabularies import vocabulary_folders
+from orchestrator.storage import read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.worker import EvaluationWorker
+
+
+def evaluate(run: Run, cluster_of: Callable[[], Cluster]) -> None:
+    """Measure what changed since the last time, and put the rows into evaluation/metrics.jsonl.
+
+    Raises:
+        StoreError: a student is not trained yet.
+    """
+    digest = _digest(run)
+    if is_evaluated(run, digest):
+        return
+    from orchestrator.evaluation.worker import EvaluationUnit
+
+    cluster = cluster_of()
+    unit = EvaluationUnit(_job(run, threads=max(1, int(cluster.cpus))), rows_path(run))
+    gpus = 1.0 if cluster.gpus else 0.0
+    for outcome in cluster.run_units(
+        make_evaluation_worker,
+        [unit],
+        workers=1,
+        cpus=max(1.0, cluster.cpus) if cluster.cpus <= 8 else 8.0,
+        gpus=gpus,
+        deadline_seconds=float("inf"),
+        max_attempts=run.config.cluster.max_attempts,
+        label=lambda _: "evaluation",
+        fresh_worker=True,
+    ):
+        if outcome.error is not None or outcome.result is None:
+            raise ClusterError(f"The evaluation was lost: {outcome.error}. Run `orch evaluate` again.")
+        measured = {row.model for row in outcome.result}
+        kept = [row for row in read_metrics(run.metrics_path) if row.model not in measured]
+        lines = (json.dumps(asdict(row), ensure_ascii=False) for row in [*kept, *outcome.result])
+        write_bytes(run.metrics_path, "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(_receipt_path(run), json.dumps({"inputs": digest}).encode())
+    rows_path(run).unlink(missing_ok=True)
+
+
+def make_evaluation_worker() -> EvaluationWorker:
+    """A worker in its own process; torch is imported there."""
+    from orchestrator.evaluation.worker import EvaluationWorker
+
+    return EvaluationWorker()
+
+
+def is_evaluated(run: Run, digest: str | None = None) -> bool:
+    """Whether the rows of this setup are there and were measured on these students."""
+    path = _receipt_path(run)
+    if not path.exists() or not run.metrics_path.exists():
+        return False
+    found = json.loads(read_bytes(path, max_bytes=1 << 16))
+    return bool(found.get("inputs") == (digest or _digest(run)))
+
+
+def rows_path(run: Run) -> Path:
+    """Where rows stand while they are measured."""
+    return run.metrics_path.with_name(f"{run.expanded.setup}.rows.jsonl")
+
+
+def num_measurements(run: Run) -> int:
+    """How many rows of masked-LM accuracy an evaluation makes: one per model, language and split."""
+    models = sum(len(student.languages) for student in run.expanded.students)
+    teachers = sum(len(run.config.teachers[name].languages) for name in run.teachers if run.checkpoints[name] is not None)
+    return 2 * (models + teachers * run.config.evaluation.teachers)
+
+
+def _receipt_path(run: Run) -> Path:
+    return run.metrics_path.with_name(f"{run.expanded.setup}.json")
+
+
+def _digest(run: Run) -> str:
+    receipts = {}
+    for student in run.expanded.students:
+        receipt = student_receipt(run.students_folder / student.name)
+        if receipt is None:
+            raise StoreError(f"Student '{student.name}' is not trained yet; run `orch train-students` first.")
+        receipts[student.name] = receipt.get("fingerprint")
+    return Fingerprint(
+        {
+            "students": receipts,
+            "corpus": open_corpus_of(run).fingerprint,
+            "rows": run.config.corpus.model_dump(mode="json", include={"max_length", "masking"}),
+            "evaluation": run.config.evaluation.model_dump(mode="json"),
+            "seed": run.config.run.seed,
+        }
+    ).digest
+
+
+def _job(run: Run, *, threads: int) -> EvaluationJob:
+    stores = open_stores(run)
+    vocabularies = vocabulary_folders(run, stores)
+    setup = run.expanded.setup
+    models = [_teacher(run, name) for name in run.teachers]
+    models += [_student(run, student, vocabularies[student.origin]) for student in run.expanded.students]
+    systems: dict[str, tuple[str, ...]] = {}
+    for role, name in (("student", setup), ("baseline", setup + BASELINE_SUFFIX)):
+        members = tuple(f"{setup}/{s.name}" for s in run.expanded.students if s.role == role)
+        if len(members) > 1:
+            systems[name] = members
+    return EvaluationJob(
+        models=tuple(models),
+        corpus_folder=open_corpus_of(run).folder,
+        corpus=run.config.corpus,
+        evaluation=run.config.evaluation,
+        systems=systems,
+        seed=run.config.run.seed,
+        threads=threads,
+    )
+
+
+def _teacher(run: Run, name: str) -> EvaluatedModel:
+    section = run.config.teachers[name]
+    return EvaluatedModel(
+        name=name,
+        role="teacher",
+        folder=section.model,
+        languages=section.languages,
+        revision=section.revision,
+        tokenizers=dict.fromkeys(section.languages, section.tokenizer_path),
+    )
+
+
+def _student(run: Run, student: StudentSpec, vocabulary: Path) -> EvaluatedModel:
+    return EvaluatedModel(
+        name=f"{run.expanded.setup}/{student.name}",
+        role="baseline" if student.role == "baseline" else "student",
+        folder=str(run.students_folder / student.name / "final"),
+        languages=student.languages,
+        tokenizers={lang: str(vocabulary / "tokenizers" / name) for lang, name in student.teachers.items()},
+        teachers=student.teachers,
+        maps={lang: str(vocabulary / "maps" / f"{name}.npy") for lang, name in student.teachers.items()},
+    )
