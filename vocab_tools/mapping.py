@@ -1,0 +1,155 @@
+"""A vocabulary folder as it lies on disk: written with the hashes of both sides, opened only if they fit.
+
+V student ids, V_t ids of one teacher.
+
+    vocab.json            {"0": "[PAD]", …}: student id -> token
+    maps/NAME.npy         int32 [V_t]: teacher id -> student id, -1 where there is none
+    tokenizers/NAME/      the student's tokenizer for the texts of this teacher (also under the names of languages)
+    mapping.json          format, size, and the hashes of every file above and of every teacher's tokenizer
+    report.json, .html    what happened; not hashed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vocab_tools.canonical import ROLES, Role
+from vocab_tools.errors import VocabularyError
+from vocab_tools.files import hash_file
+from vocab_tools.read import read_tokenizer
+from vocab_tools.tokenizers import dump
+from vocab_tools.union import Int32
+
+MAPPING_FILE = "mapping.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An opened vocabulary folder; every file is checked against its hash when it is first used."""
+
+    folder: Path
+    size: int
+    merge: str
+    teachers: Mapping[str, str]  # name -> fingerprint of the teacher's tokenizer
+    tokenizers: Mapping[str, str]  # name of a tokenizer folder -> the teacher it belongs to ("" for the merged one)
+    _hashes: Mapping[str, str]
+
+    @property
+    def special(self) -> Mapping[Role, int]:
+        """Student ids of the special tokens: pad 0, unk 1, cls 2, sep 3, mask 4."""
+        return {role: index for index, role in enumerate(ROLES)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers, in the order of the alphabet."""
+        return tuple(self.teachers)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The token of each student id, as vocab.json calls it."""
+        return tuple(json.loads(self._checked("vocab.json").read_text(encoding="utf-8")).values())
+
+    def map(self, name: str) -> Int32:
+        """Teacher id -> student id, int32 [V_t], -1 where there is none; read-only."""
+        table: Int32 = np.load(self._checked(f"maps/{self._known(name, self.teachers)}.npy"), allow_pickle=False)
+        if (
+            table.dtype != np.int32
+            or table.ndim != 1
+            or (table.size and not -1 <= table.min() <= table.max() < self.size)
+        ):
+            raise VocabularyError(f"{self.folder}/maps/{name}.npy is no map into {self.size} ids; build it again")
+        table.setflags(write=False)
+        return table
+
+    def support(self, name: str) -> npt.NDArray[np.bool_]:
+        """Which student ids this teacher has, bool [V]."""
+        mask = np.zeros(self.size, dtype=np.bool_)
+        table = self.map(name)
+        mask[table[table >= 0]] = True
+        return mask
+
+    def tokenizer_folder(self, name: str) -> Path:
+        """The folder that AutoTokenizer.from_pretrained opens, of a teacher, a language, or `merged`."""
+        folder = f"tokenizers/{self._known(name, self.tokenizers)}"
+        for file in (f"{folder}/tokenizer.json", f"{folder}/tokenizer_config.json"):
+            self._checked(file)
+        return self.folder / folder
+
+    def require_teacher(self, name: str, tokenizer: Path | str) -> None:
+        """Refuse a tokenizer that is not the one from which the map of this teacher was made."""
+        if read_tokenizer(tokenizer, name=name).fingerprint() != self.teachers[self._known(name, self.teachers)]:
+            raise VocabularyError(
+                f"{self.folder} maps the ids of another tokenizer than {tokenizer} for '{name}';"
+                " build the vocabulary again"
+            )
+
+    def verify(self) -> None:
+        """Check every file against its hash now."""
+        for file in self._hashes:
+            self._checked(file)
+
+    def _known(self, name: str, known: Mapping[str, str]) -> str:
+        if name not in known:
+            raise VocabularyError(f"{self.folder} knows no '{name}'; it has {', '.join(known)}")
+        return name
+
+    def _checked(self, file: str) -> Path:
+        path = self.folder / file
+        if hash_file(path) != self._hashes.get(file):
+            raise VocabularyError(f"{path} was changed since it was written; build the vocabulary again")
+        return path
+
+
+def open_vocabulary(folder: Path) -> Vocabulary:
+    """Open what build_vocabulary wrote; refuses an incomplete folder and a changed vocab.json or map."""
+    folder = Path(folder)
+    path = folder / MAPPING_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise VocabularyError(f"{path} has format {document['format']}, this version reads {FORMAT}")
+        vocabulary = Vocabulary(
+            folder=folder,
+            size=document["size"],
+            merge=document["merge"],
+            teachers=document["teachers"],
+            tokenizers=document["tokenizers"],
+            _hashes=document["files"],
+        )
+    except OSError as error:
+        raise VocabularyError(f"{folder} is no vocabulary folder ({path.name}: {error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise VocabularyError(f"{path} is damaged ({error}); build the vocabulary again") from error
+    for file in ("vocab.json", *(f"maps/{name}.npy" for name in vocabulary.teachers)):
+        vocabulary._checked(file)
+    return vocabulary
+
+
+def write_mapping(
+    folder: Path, *, size: int, merge: str, teachers: Mapping[str, str], tokenizers: Mapping[str, str]
+) -> None:
+    """Write mapping.json, with the hash of every file that is already in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    document = {
+        "format": FORMAT,
+        "size": size,
+        "merge": merge,
+        "teachers": dict(sorted(teachers.items())),
+        "tokenizers": dict(sorted(tokenizers.items())),
+        "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
+    }
+    (folder / MAPPING_FILE).write_bytes(dump(document))
+
+
+def translate(ids: npt.NDArray[np.integer], table: Int32, *, missing: int | None = None) -> Int32:
+    """Teacher ids of any shape as student ids: one gather; `missing` (for example unk) takes the place of -1."""
+    mapped = table[ids]
+    return mapped if missing is None else np.where(mapped < 0, np.int32(missing), mapped)
