@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from orchestrator.losses.base import LossSum, masked_sum, widen
-from orchestrator.losses.targets import SparseTargets, Tail, settle_tail, top_k_targets
+from orchestrator.losses.targets import (
+    ExactTargets,
+    SparseTargets,
+    Tail,
+    dense_probs,
+    sampled_targets,
+    settle_tail,
+    top_k_targets,
+)
 
 
 def log_partition(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -107,3 +115,112 @@ def sparse_soft_targets(
         topk_ids, log_probs=topk_logprobs, logsumexp=logsumexp, logsumexp_t=logsumexp_t, temperature=temperature
     )
     return sparse_kl(logits, targets, temperature=temperature, tail=tail, log_partition=log_partition)
+
+
+def sampled_soft_targets(
+    logits: Tensor, *, sampled_ids: Tensor, sampled_counts: Tensor, log_partition: Tensor | None = None
+) -> LossSum:
+    """KL from an empirical distribution of ids drawn from the teacher, at temperature 1: its gradient is unbiased.
+
+    Formula: Σ t·log(t/p) with t = counts / n; the gradient p − t has the dense p − p_T as its mean.
+
+    Paper: Anshumann et al. 2025 (Sparse Logit Sampling).
+
+    Inputs: logits [M, V] float; sampled_ids int64 [M, K] of the student, -1 for none; sampled_counts integer [M, K];
+    log_partition float32 [M] of the student, if known already.
+
+    Related: `sparse_soft_targets`, which is smoother and biased or coarse.
+
+    Example: logits log([[0.5, 0.5]]), sampled_ids [[0, 1]], sampled_counts [[2, 2]] -> total 0, count 1
+    """
+    targets = sampled_targets(sampled_ids, counts=sampled_counts)
+    return sparse_kl(logits, targets, temperature=1.0, tail="drop", log_partition=log_partition)
+
+
+def hard_labels(logits: Tensor, *, teacher_ids: Tensor, log_partition: Tensor | None = None) -> LossSum:
+    """Cross-entropy to the teacher's best id.
+
+    Formula: Σ_positions log Z − z_j with j the argmax of the teacher's logits.
+
+    Paper: Buciluă et al. 2006.
+
+    Inputs: logits [M, V] float; teacher_ids int64 [M], -1 where the student lacks the teacher's best id (not
+    counted); log_partition float32 [M], if known already.
+
+    Related: `masked_lm`, the same with true tokens.
+
+    Example: hard_labels(torch.zeros(2, 4), teacher_ids=torch.tensor([3, -1])) -> total log 4, count 1
+    """
+    return masked_lm(logits, teacher_ids, log_partition=log_partition)
+
+
+def logit_matching(logits: Tensor, *, teacher_logits: Tensor, centred: bool = False) -> LossSum:
+    """Half the squared distance between the logit vectors.
+
+    Formula: Σ_positions ½·‖z_T − z_S‖², a sum over V; `centred` subtracts each vector's mean first, which a softmax
+    does not see.
+
+    Paper: Ba & Caruana 2014.
+
+    Inputs: logits [M, V] float; teacher_logits [M, V] float.
+
+    Related: `soft_targets`, whose limit for T → ∞ is the centred distance over V.
+
+    Example: logit_matching(torch.zeros(1, 2), teacher_logits=torch.tensor([[1.0, 3.0]])) -> total 5, count 1
+    """
+    difference = widen(logits) - widen(teacher_logits.detach())
+    if centred:
+        difference = difference - difference.mean(-1, keepdim=True)
+    return masked_sum(0.5 * difference.square().sum(-1), None)
+
+
+def soft_targets(
+    logits: Tensor, *, teacher_logits: Tensor, temperature: float = 1.0, log_partition: Tensor | None = None
+) -> LossSum:
+    """T²·KL(teacher ‖ student) over the whole vocabulary.
+
+    Formula: Σ_positions T²·Σ_V t·log(t/p), t = softmax(z_T/T), p = softmax(z_S/T); T² is always applied.
+
+    Paper: Hinton et al. 2015; at all positions in DistilBERT (Sanh et al. 2019).
+
+    Inputs: logits [M, V] float; teacher_logits [M, V] float; log_partition float32 [M] of the student's z / T, if
+    known already.
+
+    Related: `sparse_soft_targets` from a cache of the best ids, `exact_soft_targets` from a cache of states.
+
+    Example: soft_targets(torch.zeros(1, 2), teacher_logits=torch.tensor([[0.0, 0.0]])) -> total 0, count 1
+    """
+    probs = dense_probs(teacher_logits, temperature=temperature, vocab_size=logits.shape[-1])
+    return _dense_kl(logits, probs=probs, temperature=temperature, log_partition=log_partition)
+
+
+def exact_soft_targets(
+    logits: Tensor, *, targets: ExactTargets, temperature: float = 1.0, log_partition: Tensor | None = None
+) -> LossSum:
+    """`soft_targets` with the teacher's logits rebuilt from its states and frozen decoder, at any temperature.
+
+    Formula: as `soft_targets` with z_T = h_T·Wᵀ + b. Between vocabularies the masses are carried over by the map of
+    ids, added where ids meet, and scaled up to one for what the student lacks.
+
+    Paper: Hinton et al. 2015.
+
+    Inputs: logits [M, V] float; targets; log_partition float32 [M] of the student's z / T, if known already.
+
+    Related: `linear_output_losses`, which rebuilds them chunk by chunk and keeps neither model's logits.
+
+    Example: exact_soft_targets(h @ w.T, targets=ExactTargets(h, w, None)) -> total 0
+    """
+    with torch.no_grad():
+        teacher_logits = torch.nn.functional.linear(targets.states, targets.weight, targets.bias)
+        probs = dense_probs(
+            teacher_logits, temperature=temperature, vocab_size=logits.shape[-1], student_ids=targets.student_ids
+        )
+    return _dense_kl(logits, probs=probs, temperature=temperature, log_partition=log_partition)
+
+
+def _dense_kl(logits: Tensor, *, probs: Tensor, temperature: float, log_partition: Tensor | None) -> LossSum:
+    scaled = widen(logits) / temperature if temperature != 1.0 else widen(logits)
+    log_z = torch.logsumexp(scaled, dim=-1) if log_partition is None else log_partition
+    value = (torch.xlogy(probs, probs) - probs * (scaled - log_z.unsqueeze(-1))).sum(-1)
+    total, count = masked_sum(value, None)
+    return LossSum(total * temperature**2, count)

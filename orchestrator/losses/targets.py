@@ -102,3 +102,51 @@ def settle_tail(targets: SparseTargets, *, tail: Tail, vocab_size: int) -> Taile
     probs = log_probs.exp()
     entropy = (probs * log_probs.masked_fill(~kept, 0.0)).sum(-1) + torch.xlogy(bucket, bucket)
     return TailedTargets(targets.ids, probs, bucket, entropy)
+
+
+def sampled_targets(ids: Tensor, *, counts: Tensor) -> SparseTargets:
+    """Ids drawn from the teacher with replacement, and how often each came: t = counts / n.
+
+    Formula: E[t] is the teacher's distribution, so the gradient p − t is unbiased; use `drop` for the tail. Draws of an
+    id that the student lacks count in n and are otherwise lost.
+
+    Paper: Anshumann et al. 2025 (Sparse Logit Sampling).
+
+    Inputs: ids int64 [M, K] of the student with -1 for none, counts any integer type [M, K], 0 where nothing was drawn.
+
+    Example: ids [[4, 9]], counts [[3, 1]] -> masses 0.75 and 0.25
+    """
+    share = counts.float() / counts.sum(-1, keepdim=True).clamp_min(1)
+    return merge_duplicates(ids.masked_fill(counts == 0, -1), log_probs=share.log())
+
+
+class ExactTargets(NamedTuple):
+    """The teacher's whole distribution, to be rebuilt from its states and its frozen decoder where it is needed."""
+
+    states: Tensor  # float [M, D_T], after the head's transform
+    weight: Tensor  # float [V_T, D_T]
+    bias: Tensor | None  # float [V_T]
+    student_ids: Tensor | None = None  # int64 [V_T], -1: outside the student's vocabulary; None: the same vocabulary
+
+
+def dense_probs(
+    teacher_logits: Tensor, *, temperature: float, vocab_size: int, student_ids: Tensor | None = None
+) -> Tensor:
+    """softmax(z_T / T) over the student's vocabulary: float32 [M, vocab_size], without gradient.
+
+    Masses of teacher ids that became one student id add. What lies outside the student's vocabulary cannot be learnt;
+    the rest is scaled up to one.
+
+    Inputs: teacher_logits float [M, V_T]; student_ids int64 [V_T] with -1 for outside, or None for the same vocabulary.
+
+    Errors: ValueError when the vocabularies differ in size (padding rows count) and there is no map between them.
+    """
+    probs = (widen(teacher_logits.detach()) / temperature).softmax(-1)
+    if student_ids is None:
+        if probs.shape[-1] != vocab_size:
+            raise ValueError(f"{probs.shape[-1]} teacher logits for a vocabulary of {vocab_size} need a map of ids")
+        return probs
+    known = student_ids >= 0
+    spare = probs.new_zeros(len(probs), vocab_size + 1)
+    mapped = spare.index_add_(-1, student_ids.masked_fill(~known, vocab_size), probs)[:, :vocab_size]
+    return mapped / mapped.sum(-1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)

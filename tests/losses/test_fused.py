@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orchestrator.losses.fused import OutputLosses, linear_output_losses
-from orchestrator.losses.output import masked_lm, sparse_kl
-from orchestrator.losses.targets import SparseTargets, Tail, top_k_targets
+from orchestrator.losses.output import exact_soft_targets, masked_lm, sparse_kl
+from orchestrator.losses.targets import ExactTargets, SparseTargets, Tail, sampled_targets, top_k_targets
 
 from .helpers import generator, teacher_top_k
 
@@ -159,12 +159,12 @@ def test_frozen_parts_and_no_grad() -> None:
     head, targets = problem()
     head["weight"].requires_grad_(False)
     options = {"labels": some_labels(), "targets": targets, "masked_lm_scale": 1.0, "soft_targets_scale": 1.0}
-    linear_output_losses(**head, **options).total.backward()  # type: ignore[arg-type]
+    linear_output_losses(**head, **options).total.backward()
     assert head["weight"].grad is None
     assert head["hidden"].grad is not None
     assert head["bias"].grad is not None
     with torch.no_grad():
-        assert not linear_output_losses(**head, **options).total.requires_grad  # type: ignore[arg-type]
+        assert not linear_output_losses(**head, **options).total.requires_grad
 
 
 def test_no_position_at_all() -> None:
@@ -246,3 +246,48 @@ def test_every_id_kept() -> None:
     torch.testing.assert_close(fused.total, expected.detach(), atol=1e-5, rtol=1e-5)
     (ours,) = torch.autograd.grad(fused.total, student)
     torch.testing.assert_close(ours, (student.softmax(-1) - teacher.softmax(-1)).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_exact_targets_with_masked_lm(temperature: float, mapped: bool) -> None:
+    head, _ = problem()
+    vocab = V + 7 if mapped else V
+    student_ids = torch.randint(-1, V, (vocab,), generator=generator(10)) if mapped else None
+    targets = ExactTargets(
+        torch.randn(M, 4, generator=generator(11)),
+        torch.randn(vocab, 4, generator=generator(12)),
+        torch.randn(vocab, generator=generator(13)),
+        student_ids,
+    )
+    logits = F.linear(head["hidden"], head["weight"], head["bias"])
+    lm = masked_lm(logits, some_labels())
+    soft = exact_soft_targets(logits, targets=targets, temperature=temperature)
+    fused = linear_output_losses(
+        **head,
+        labels=some_labels(),
+        targets=targets,
+        temperature=temperature,
+        masked_lm_scale=0.4,
+        soft_targets_scale=0.9,
+        chunk_bytes=V * 4 * 4,
+    )
+    torch.testing.assert_close(fused.masked_lm.total, lm.total.detach())
+    torch.testing.assert_close(fused.soft_targets.total, soft.total.detach(), atol=1e-5, rtol=1e-5)
+    assert fused.soft_targets.count == soft.count == M
+    expected = gradients(0.4 * lm.total + 0.9 * soft.total, head)
+    for ours, theirs in zip(gradients(fused.total, head), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_sampled_targets() -> None:
+    head, _ = problem()
+    ids = torch.randint(-1, V, (M, 20), generator=generator(14))
+    targets = sampled_targets(ids, counts=torch.randint(0, 4, (M, 20), generator=generator(15)))
+    expected = plain(head, targets, 1.0, "drop", (0.0, 1.0))
+    fused = linear_output_losses(
+        **head, labels=some_labels(), targets=targets, tail="drop", masked_lm_scale=0.0, soft_targets_scale=1.0
+    )
+    torch.testing.assert_close(fused.total, expected.total.detach(), atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(gradients(fused.total, head), gradients(expected.total, head), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from orchestrator.losses.base import LossSum
-from orchestrator.losses.hidden import hidden_cosine, hidden_mse
+from orchestrator.losses.hidden import feature_kl, hidden_cosine, hidden_mse, layer_norm_mse, normalised_mse
 
 from .helpers import generator
 
-BOTH: list[Callable[..., LossSum]] = [hidden_mse, hidden_cosine]
+ALL: list[Callable[..., LossSum]] = [hidden_mse, hidden_cosine, normalised_mse, layer_norm_mse, feature_kl]
 
 
 def test_mse_by_hand() -> None:
@@ -35,6 +35,36 @@ def test_cosine_by_hand() -> None:
     assert loss.count.item() == 3
 
 
+def test_normalised_mse_by_hand() -> None:
+    student = torch.tensor([[3.0, 4, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]], requires_grad=True)
+    teacher = torch.tensor([[10.0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 7, 0]])
+    loss = normalised_mse(student, teacher)
+    assert loss.total.item() == pytest.approx(0.4**2 + 0.8**2 + 1, abs=1e-6)
+    assert loss.count.item() == 3
+    loss.total.backward()
+    assert student.grad is not None
+    assert not student.grad[1].any()  # a zero vector has no direction to change
+
+
+def test_layer_norm_mse_by_hand() -> None:
+    student = torch.tensor([[0.0, 0, 2, 2], [5, 5, 9, 9], [1, 3, 1, 3]])
+    teacher = torch.tensor([[7.0, 7, 8, 8], [2, 2, 0, 0], [1, 1, 3, 3]])
+    loss = layer_norm_mse(student, teacher)
+    # Every row becomes ±1 (to the ε of the LayerNorm): equal, opposite (4 each), and opposite in two of four places.
+    assert loss.total.item() == pytest.approx(0 + 4 + 2, abs=1e-3)
+    assert loss.count.item() == 3
+
+
+def test_feature_kl_by_hand() -> None:
+    teacher = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4, [0.25] * 4]).log() - 3
+    student = torch.tensor([[0.25] * 4, [0.25] * 4, [0.5, 0.25, 0.125, 0.125]]).log() + 5
+    loss = feature_kl(student, teacher)
+    there = 0.5 * math.log(2) + 2 * 0.125 * math.log(0.5)
+    back = 0.25 * (math.log(0.5) + 0 + 2 * math.log(2))
+    assert loss.total.item() == pytest.approx(there + back, abs=1e-6)
+    assert loss.count.item() == 3
+
+
 def test_agreement_with_torch() -> None:
     student, teacher = torch.randn(2, 7, 16, generator=generator(0)), torch.randn(2, 7, 16, generator=generator(1))
     mse = hidden_mse(student, teacher)
@@ -42,16 +72,22 @@ def test_agreement_with_torch() -> None:
     cosine = hidden_cosine(student, teacher)
     expected = F.cosine_embedding_loss(student.flatten(0, 1), teacher.flatten(0, 1), torch.ones(14))
     torch.testing.assert_close(cosine.total / cosine.count, expected)
+    unit_distance = F.mse_loss(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1), reduction="sum")
+    torch.testing.assert_close(normalised_mse(student, teacher).total, unit_distance)
+    normed = F.mse_loss(F.layer_norm(student, (16,)), F.layer_norm(teacher, (16,)))
+    torch.testing.assert_close(layer_norm_mse(student, teacher).total / 14, normed)
+    divergence = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="sum")
+    torch.testing.assert_close(feature_kl(student, teacher).total, divergence)
 
 
-@pytest.mark.parametrize("loss", BOTH)
+@pytest.mark.parametrize("loss", ALL)
 def test_gradcheck(loss: Callable[..., LossSum]) -> None:
     student = torch.randn(4, 5, generator=generator(2), dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(4, 5, generator=generator(3), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda states: loss(states, teacher).total, (student,))
 
 
-@pytest.mark.parametrize("loss", BOTH)
+@pytest.mark.parametrize("loss", ALL)
 def test_zero_at_equality_and_no_gradient_to_the_teacher(loss: Callable[..., LossSum]) -> None:
     student = torch.randn(6, 8, generator=generator(4), requires_grad=True)
     teacher = student.detach().clone().requires_grad_()
@@ -63,7 +99,7 @@ def test_zero_at_equality_and_no_gradient_to_the_teacher(loss: Callable[..., Los
     assert student.grad.abs().max().item() < 1e-6
 
 
-@pytest.mark.parametrize("loss", BOTH)
+@pytest.mark.parametrize("loss", ALL)
 def test_padding_changes_nothing_even_when_it_is_not_a_number(loss: Callable[..., LossSum]) -> None:
     student, teacher = torch.randn(2, 5, 8, generator=generator(5)), torch.randn(2, 5, 8, generator=generator(6))
     valid = torch.tensor([[True, True, True, False, False], [True, True, True, True, False]])
@@ -79,7 +115,7 @@ def test_padding_changes_nothing_even_when_it_is_not_a_number(loss: Callable[...
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("loss", BOTH)
+@pytest.mark.parametrize("loss", ALL)
 def test_micro_batches_equal_one_batch(loss: Callable[..., LossSum]) -> None:
     student, teacher = torch.randn(9, 8, generator=generator(7)), torch.randn(9, 8, generator=generator(8))
     whole, first, rest = loss(student, teacher), loss(student[:2], teacher[:2]), loss(student[2:], teacher[2:])
@@ -96,7 +132,7 @@ def test_cosine_of_a_zero_vector_is_one_without_a_gradient() -> None:
     assert not student.grad.any()
 
 
-@pytest.mark.parametrize("loss", BOTH)
+@pytest.mark.parametrize("loss", ALL)
 def test_half_precision_is_widened(loss: Callable[..., LossSum]) -> None:
     student = torch.randn(3, 8, generator=generator(9)).bfloat16()
     teacher = torch.randn(3, 8, generator=generator(10)).half()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.losses.output import Tail, log_partition, masked_lm, sparse_kl, sparse_soft_targets
-from orchestrator.losses.targets import SparseTargets, merge_duplicates, top_k_targets
+from orchestrator.losses.output import log_partition, masked_lm, sparse_kl, sparse_soft_targets
+from orchestrator.losses.targets import SparseTargets, Tail, merge_duplicates, top_k_targets
 
 from .helpers import generator, slow_sparse_kl, teacher_top_k
 
@@ -249,13 +249,13 @@ def test_optimum_of_a_dropped_tail_is_over_confident_and_of_a_ghost_is_not() -> 
         logits = torch.zeros(1, 6, dtype=torch.float64, requires_grad=True)
         optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
 
-        def step(tail: Tail = tail, logits: torch.Tensor = logits) -> torch.Tensor:  # type: ignore[assignment]
+        def step(tail: Tail = tail, logits: torch.Tensor = logits) -> torch.Tensor:
             logits.grad = None
             value = sparse_kl(logits, targets, temperature=1.0, tail=tail).total
             value.backward()
             return value
 
-        optimiser.step(step)  # type: ignore[arg-type]
+        optimiser.step(step)
         assert logits.softmax(-1)[0, 0].item() == pytest.approx(best, abs=1e-3)
 
 
