@@ -87,9 +87,14 @@ def test_buffers_of_any_shape_and_type_are_written_as_they_lie_in_memory(tmp_pat
     assert file.num_bytes == 48
 
 
-def test_missing_folders_are_made_and_the_file_mode_follows_the_umask(tmp_path: Path) -> None:
+def test_missing_folders_are_made_durably_and_the_file_mode_follows_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(storage, "disk", recorder)
     path = tmp_path / "a/b/c"
     storage.write_bytes(path, b"1")
+    assert recorder.calls == ["sync_folder"] * 2 + ["write", "sync", "rename", "sync_folder"]
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
@@ -173,6 +178,17 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     assert storage.remove_temporaries(tmp_path) == 2
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(keep)
     assert storage.remove_temporaries(tmp_path / "nothing here") == 0
+
+
+def test_a_file_state_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert storage.file_state(path) is None
+    path.write_bytes(b"12")
+    before = storage.file_state(path)
+    assert before is not None
+    assert (before.path, before.num_bytes, before) == (path, 2, storage.file_state(path))
+    os.utime(path, ns=(0, before.modified_ns + 1))
+    assert storage.file_state(path) != before
 
 
 def test_free_bytes_of_a_path_yet_to_be_made(tmp_path: Path) -> None:
