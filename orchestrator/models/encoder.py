@@ -69,6 +69,13 @@ class Encoder(nn.Module):
         return self.word_embeddings.num_embeddings
 
     @property
+    def max_positions(self) -> int:
+        """The longest row, in tokens, that the model can read."""
+        config = self.model.config
+        lost = config.pad_token_id + 1 if self.architecture.base.positions_follow_pad else 0
+        return int(config.max_position_embeddings) - lost
+
+    @property
     def decoder(self) -> nn.Linear:
         """The last linear map of the head; its weight is the embedding matrix where the two are tied."""
         assert self.has_head, "this encoder has no masked-language-model head"

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from orchestrator.errors import DataError
 from orchestrator.models.checkpoints import TOKENIZER_FILES, resolve_folder
 from orchestrator.models.quiet import quiet_transformers
 from orchestrator.records import SpecialIds
 
-#: Spellings of each role, for a tokenizer.json that comes without a tokenizer_config.json.
+#: Spellings of each role, for a tokenizer.json without a tokenizer_config.json that names them.
 _SPELLINGS: Final = {
     "pad_token": ("[PAD]", "<pad>"),
     "unk_token": ("[UNK]", "<unk>"),
@@ -24,7 +23,7 @@ _SPELLINGS: Final = {
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer.
+    """Load a fast tokenizer; torch is not imported for one that has a tokenizer.json.
 
     Args:
         path: a name on the hub, or a folder with a tokenizer as `save_pretrained` leaves it, with tokenizer.json alone,
@@ -39,11 +38,13 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedToken
         with quiet_transformers():
             tokenizer = _from_folder(folder)
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
-        raise DataError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise DataError(f"{path}: the tokenizer cannot be loaded: {reason}") from error
     if tokenizer is None:
         raise DataError(f"{path}: no tokenizer is there; expected tokenizer.json or vocab.txt in that folder")
     if not tokenizer.is_fast:
         raise DataError(f"{path}: the tokenizer has no fast version; save it as tokenizer.json first")
+    _name_special_tokens(tokenizer)
     return tokenizer
 
 
@@ -73,27 +74,28 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
 def _from_folder(folder: Path) -> PreTrainedTokenizerFast | None:
     name = str(folder)
     has = {file for file in TOKENIZER_FILES if (folder / file).is_file()}
-    if "tokenizer_config.json" in has or (has and (folder / "config.json").is_file()):
-        return AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, local_files_only=True)
     if "tokenizer.json" in has:
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        known = {
-            role: next((s for s in names if backend.token_to_id(s) is not None), None)
-            for role, names in _SPELLINGS.items()
-        }
-        tokens = {role: token for role, token in known.items() if token is not None}
-        return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=name, **tokens)
+        return PreTrainedTokenizerFast.from_pretrained(name, local_files_only=True)
+    if "tokenizer_config.json" in has or (has and (folder / "config.json").is_file()):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, local_files_only=True)
     if "vocab.txt" in has:
-        return BertTokenizerFast(
-            vocab=str(folder / "vocab.txt"), do_lower_case=_is_lower_case(folder / "vocab.txt"), name_or_path=name
-        )
+        from transformers import BertTokenizerFast
+
+        vocabulary = folder / "vocab.txt"
+        return BertTokenizerFast(vocab=str(vocabulary), do_lower_case=_is_lower_case(vocabulary), name_or_path=name)
     return None
+
+
+def _name_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    vocabulary = tokenizer.get_vocab()
+    for role, spellings in _SPELLINGS.items():
+        known = next((spelling for spelling in spellings if spelling in vocabulary), None)
+        if getattr(tokenizer, role) is None and known is not None:
+            setattr(tokenizer, role, known)
 
 
 def _is_lower_case(vocabulary: Path) -> bool:
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
     return all(piece == piece.lower() for piece in pieces if not piece.startswith(("[", "##")))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

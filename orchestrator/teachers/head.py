@@ -22,7 +22,7 @@ COLUMNS = 65_536
 #: Positions per matrix product: fewer waste the product's speed.
 ROWS = 256
 
-_PARTITION_ROWS = 16
+_BLOCK_ROWS = 16  # of a chunk at a time on a CPU, so that what is made of them stays in the cache
 _GROUP = 16
 
 
@@ -55,11 +55,12 @@ def distribution(
     for first in range(0, len(weight), chunk):
         columns = slice(first, first + chunk)
         z = F.linear(states, weight[columns], None if bias is None else bias[columns])
-        chunk_ids = top_ids(z, min(k, z.shape[1]))
+        blocks = torch.split(z, len(z) if z.is_cuda else _BLOCK_ROWS)
+        chunk_ids = torch.cat([top_ids(rows, min(k, z.shape[1])) for rows in blocks])
         ids.append(chunk_ids + first)
         logits.append(z.gather(1, chunk_ids).float())
         for temperature in temperatures:
-            part = _log_partition(z, temperature)
+            part = torch.cat([_log_partition(rows, temperature) for rows in blocks])
             before = partitions.get(temperature)
             partitions[temperature] = part if before is None else torch.logaddexp(before, part)
     candidates = torch.cat(logits, dim=1)
@@ -95,14 +96,10 @@ def _partition(values: Tensor, k: int) -> Tensor:
 
 
 def _log_partition(z: Tensor, temperature: float) -> Tensor:
-    """log Σ exp(z / T) of each row, float32 [P]; a few rows at a time, so that float32 copies stay in the cache."""
-    parts = []
-    for rows in torch.split(z, len(z) if z.is_cuda else _PARTITION_ROWS):
-        first = rows[:, 0].float() / temperature
-        if temperature == 1:
-            # One fused kernel; the partition is what it subtracted.
-            normalised = torch.log_softmax(rows, dim=1, dtype=torch.float32)
-        else:
-            normalised = torch.log_softmax(rows.float().div_(temperature), dim=1)
-        parts.append(first - normalised[:, 0])
-    return torch.cat(parts)
+    """log Σ exp(z / T) of each row of `z` [P, C]: float32 [P]."""
+    if temperature == 1:
+        normalised = torch.log_softmax(z, dim=1, dtype=torch.float32)
+    else:
+        normalised = torch.log_softmax(z.float().div_(temperature), dim=1)
+    # The fused kernel is much faster than logsumexp; the partition is what it subtracted.
+    return z[:, 0].float() / temperature - normalised[:, 0]

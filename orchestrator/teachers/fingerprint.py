@@ -1,0 +1,52 @@
+"""What a teacher's signals depend on, as the parts of the fingerprint that names their store."""
+
+from __future__ import annotations
+
+from orchestrator.config.corpus import CorpusSection
+from orchestrator.config.models import TeacherSection
+from orchestrator.corpus.store import Corpus
+from orchestrator.models.checkpoints import tokenizer_hash, weights_hash
+from orchestrator.records import BatchPlan, HiddenCodec, SignalRequest
+from orchestrator.signals.fingerprint import JSON
+
+#: Of the store: the tables, their columns and what they mean.
+_FORMAT = 1
+
+
+def fingerprint_parts(
+    section: TeacherSection,
+    corpus: Corpus,
+    corpus_section: CorpusSection,
+    *,
+    seed: int,
+    request: SignalRequest,
+    codec: HiddenCodec,
+    plan: BatchPlan,
+) -> dict[str, JSON]:
+    """Everything in clear that decides the bytes of a store; reads the teacher's files to hash them.
+
+    Hidden layers are not among it: a layer that is asked for later is a new table beside the old ones. Neither is how
+    texts are cut into units, which then depends on the layers; a store keeps the units that it was made with.
+
+    Raises:
+        DataError: the teacher's weights or tokenizer are missing.
+    """
+    weights = None if section.model is None else weights_hash(section.model, revision=section.revision)
+    return {
+        "format": _FORMAT,
+        "teacher_weights": weights,
+        "tokenizer": tokenizer_hash(section.tokenizer_path, revision=section.revision),
+        "corpus": corpus.fingerprint,
+        "languages": list(section.languages),
+        "texts": {language: corpus.info(language, "train").num_texts for language in section.languages},
+        "max_length": corpus_section.max_length,
+        "packing": corpus_section.packing,
+        "masking": corpus_section.masking.model_dump(mode="json"),
+        "seed": seed,
+        "top_k": request.top_k,
+        "temperatures": list(request.temperatures),
+        "hidden_codec": codec,
+        "tokens_per_batch": plan.tokens_per_batch,
+        "threads": plan.threads,
+        "dtype": plan.dtype,
+    }
