@@ -21,7 +21,7 @@ from vocab_tools.files import new_folder
 from vocab_tools.mapping import MAPPING_FILE, write_mapping
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
 from vocab_tools.report import VocabularyReport, make_report, write_report
-from vocab_tools.tokenizers import dump, student_config, student_spec
+from vocab_tools.tokenizers import Fillers, dump, student_config, student_document
 from vocab_tools.trim import Bools, Needs, measure_needs
 from vocab_tools.union import Union, unite
 
@@ -107,13 +107,14 @@ def _write(
 ) -> dict[str, str]:
     (folder / "vocab.json").write_bytes(dump(dict(zip(map(str, range(len(union.names))), union.names, strict=True))))
     (folder / "maps").mkdir()
+    fillers = Fillers(union.names)
     owners: dict[str, str] = {}
     for source in sources:
         table = union.maps[source.name]
         np.save(folder / "maps" / f"{source.name}.npy", table)
         first = folder / "tokenizers" / source.name
         first.mkdir(parents=True)
-        (first / "tokenizer.json").write_bytes(dump(student_spec(teachers[source.name], table, union.names)))
+        (first / "tokenizer.json").write_bytes(student_document(teachers[source.name], table, fillers))
         (first / "tokenizer_config.json").write_bytes(dump(student_config(teachers[source.name])))
         owners[source.name] = source.name
         for name in source.tokenizer_names:

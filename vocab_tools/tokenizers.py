@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from json.encoder import encode_basestring as quote
 from typing import cast
 
 import numpy as np
@@ -25,7 +27,7 @@ import numpy as np
 from vocab_tools.canonical import ROLES, Role, role_name
 from vocab_tools.errors import VocabularyError
 from vocab_tools.read import JSON, TeacherTokenizer
-from vocab_tools.specs import AddedToken, Component, Model, Spec, added_token, hides_spaces
+from vocab_tools.specs import AddedToken, Component, added_token, hides_spaces
 from vocab_tools.union import Int32
 
 _BOS_EOS = {
@@ -37,28 +39,41 @@ _BOS_EOS = {
 }
 
 
-def student_spec(teacher: TeacherTokenizer, table: Int32, names: Sequence[str]) -> Spec:
-    """The tokenizer.json of the student: `table` is int32 [V_t] (-1: dropped), `names` the V tokens of vocab.json."""
-    pieces: list[str | None] = [None] * len(names)
-    for token, new in zip(teacher.tokens, table.tolist(), strict=True):
-        if new >= 0:
-            pieces[new] = token
+class Fillers:
+    """The pieces that hold the place of foreign ids, as JSON, once for all student tokenizers of a vocabulary."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.pieces = [f" {name}" for name in names]
+        self.quoted = [quote(piece) for piece in self.pieces]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @cached_property
+    def entries(self) -> list[str]:
+        """As members of a JSON object, piece to id."""
+        return [f"{quoted}:{index}" for index, quoted in enumerate(self.quoted)]
+
+
+def student_document(teacher: TeacherTokenizer, table: Int32, fillers: Fillers) -> bytes:
+    """The student's tokenizer.json: `table` is int32 [V_t] (-1: dropped), `fillers` are of the V student tokens."""
     special = _role_tokens(teacher)
-    for role, token in special.items():
-        pieces[ROLES.index(role)] = token
-    filled = _fill(teacher, pieces, names)
+    pieces = dict(enumerate(special.values()))
+    kept = np.flatnonzero(table >= 0)
+    pieces |= {new: teacher.tokens[old] or "" for old, new in zip(kept.tolist(), table[kept].tolist(), strict=True)}
+    _require_room(teacher, pieces, fillers)
     spec = teacher.spec
-    return Spec(
-        version=spec["version"],
-        truncation=spec["truncation"],
-        padding=None if spec["padding"] is None else _with_pad(spec["padding"], special["pad"]),
-        added_tokens=_added(teacher, table, special),
-        normalizer=spec["normalizer"],
-        pre_tokenizer=spec["pre_tokenizer"],
-        post_processor=_renumbered(spec["post_processor"], table),
-        decoder=spec["decoder"],
-        model=_model(teacher, table, filled),
-    )
+    document: Component = {
+        **spec,
+        "padding": None if spec["padding"] is None else _with_pad(spec["padding"], special["pad"]),
+        "added_tokens": _added(teacher, table, special),
+        "post_processor": _renumbered(spec["post_processor"], table),
+        "model": None,
+    }
+    del document["model"]  # last, and in it the vocabulary, which is put together as text: it is long
+    document["model"] = {**_model(teacher, table, set(pieces.values())), "vocab": None}
+    head = dump(document).removesuffix(b"null}}")
+    return head + _vocabulary(teacher, table, pieces, fillers).encode("utf-8") + b"}}"
 
 
 def student_config(teacher: TeacherTokenizer) -> dict[str, JSON]:
@@ -92,41 +107,28 @@ def _role_tokens(teacher: TeacherTokenizer) -> dict[Role, str]:
     return names
 
 
-def _fill(teacher: TeacherTokenizer, pieces: Sequence[str | None], names: Sequence[str]) -> list[str]:
-    taken = {piece for piece in pieces if piece is not None}
-    missing = len(pieces) - len(taken)
-    needs_proof = teacher.family != "bpe" or teacher.spec["model"].get("ignore_merges")
-    if missing and needs_proof and not hides_spaces(teacher.spec):
+def _require_room(teacher: TeacherTokenizer, pieces: Mapping[int, str], fillers: Fillers) -> None:
+    """Refuse a tokenizer in which a filler might match."""
+    can_match = teacher.family != "bpe" or teacher.spec["model"].get("ignore_merges")
+    if len(pieces) < len(fillers) and can_match and not hides_spaces(teacher.spec):
         raise VocabularyError(
             f"tokenizer '{teacher.name}' may hand spaces to its model, so ids of other teachers cannot be kept free in"
             " it; use it alone, or give it a pre-tokenizer that splits at spaces"
         )
-    filled: list[str] = []
-    for piece, name in zip(pieces, names, strict=True):
-        if piece is None:
-            piece = f" {name}"
-            while piece in taken:
-                piece = f" {piece}"
-        filled.append(piece)
-    return filled
+    spaced = {piece for piece in pieces.values() if piece.startswith(" ")}
+    if spaced and not spaced.isdisjoint(fillers.pieces):
+        raise VocabularyError(
+            f"tokenizer '{teacher.name}' has pieces such as {min(spaced)!r}, which begin with a space"
+        )
 
 
-def _model(teacher: TeacherTokenizer, table: Int32, pieces: Sequence[str]) -> Model:
-    model = cast(Model, {key: value for key, value in teacher.spec["model"].items() if key not in ("vocab", "merges")})
-    vocab = teacher.spec["model"]["vocab"]
-    if isinstance(vocab, list):
-        old = np.array([score for _, score in vocab])
-        scores = np.full(len(pieces), old.min())  # no lower than before, or unknown characters would cost more
-        mapped = np.flatnonzero(table[: len(old)] >= 0)
-        scores[table[mapped]] = old[mapped]
-        model["vocab"] = list(zip(pieces, scores.tolist(), strict=True))
-        unknown = model.get("unk_id")
-        if unknown is not None:
-            model["unk_id"] = int(table[unknown])
-        return model
-    model["vocab"] = dict(zip(pieces, range(len(pieces)), strict=True))
+def _model(teacher: TeacherTokenizer, table: Int32, kept: set[str]) -> Component:
+    """The model but for its vocabulary."""
+    model: Component = {key: value for key, value in teacher.spec["model"].items() if key != "vocab"}
+    unknown = model.get("unk_id")
+    if isinstance(unknown, int):
+        model["unk_id"] = int(table[unknown])
     if "merges" in teacher.spec["model"]:
-        kept = {token for token, new in zip(teacher.tokens, table.tolist(), strict=True) if new >= 0}
         prefix = teacher.prefix
         model["merges"] = [
             (left, right)
@@ -134,6 +136,22 @@ def _model(teacher: TeacherTokenizer, table: Int32, pieces: Sequence[str]) -> Mo
             if left in kept and right in kept and left + right.removeprefix(prefix) in kept
         ]
     return model
+
+
+def _vocabulary(teacher: TeacherTokenizer, table: Int32, pieces: Mapping[int, str], fillers: Fillers) -> str:
+    """The model's vocabulary as JSON: in a unigram the list of pieces and scores, elsewhere an object piece to id."""
+    vocab = teacher.spec["model"]["vocab"]
+    if not isinstance(vocab, list):
+        entries = fillers.entries.copy()
+        for new, piece in pieces.items():
+            entries[new] = f"{quote(piece)}:{new}"
+        return "{" + ",".join(entries) + "}"
+    lowest = min(score for _, score in vocab)  # no lower than before, or unknown characters would cost more
+    scores = {int(new): score for new, (_, score) in zip(table, vocab, strict=False)}
+    entries = [f"[{quoted},{lowest!r}]" for quoted in fillers.quoted]
+    for new, piece in pieces.items():
+        entries[new] = f"[{quote(piece)},{scores.get(new, lowest)!r}]"
+    return "[" + ",".join(entries) + "]"
 
 
 def _added(teacher: TeacherTokenizer, table: Int32, special: Mapping[Role, str]) -> list[AddedToken]:
