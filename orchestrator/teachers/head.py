@@ -100,6 +100,6 @@ def _log_partition(z: Tensor, temperature: float) -> Tensor:
     if temperature == 1:
         normalised = torch.log_softmax(z, dim=1, dtype=torch.float32)
     else:
-        normalised = torch.log_softmax(z.float().div_(temperature), dim=1)
+        normalised = torch.log_softmax(z.float() / temperature, dim=1)
     # The fused kernel is much faster than logsumexp; the partition is what it subtracted.
     return z[:, 0].float() / temperature - normalised[:, 0]
