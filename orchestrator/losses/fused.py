@@ -73,10 +73,8 @@ def linear_output_losses(
             none = labels.new_empty(len(labels), 0)
             targets, tail = SparseTargets(none, none.to(wide)), "drop"
         settled = settle_tail(targets, tail=tail, vocab_size=len(weight))
-        lm_valid, soft_valid = (
-            labels >= 0,
-            targets.valid if exact is None else torch.ones_like(labels, dtype=torch.bool),
-        )
+        lm_valid = labels >= 0
+        soft_valid = targets.valid if exact is None else torch.ones_like(lm_valid)
         positions = _Positions(
             label=labels.masked_fill(~lm_valid, len(weight)).unsqueeze(-1),
             kept=settled.ids.masked_fill(settled.ids < 0, len(weight)),
