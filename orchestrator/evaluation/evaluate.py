@@ -1,0 +1,46 @@
+"""The measures of a run, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from orchestrator.corpus.store import open_corpus
+from orchestrator.evaluation.alignment import alignment_rows
+from orchestrator.evaluation.job import EvaluationJob
+from orchestrator.evaluation.masked_lm import masked_lm_rows
+from orchestrator.records import MetricRow
+
+
+def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
+    """Measure every model of `job`, yielding rows as they are known.
+
+    | metric | what `value` is; `n` counts the masked tokens or the pairs of sentences |
+    |---|---|
+    | masked_lm_accuracy, masked_lm_nats | share right, cross-entropy per masked token |
+    | bits_per_character | bits per masked token × tokens per character: comparable across vocabularies |
+    | unknown_share | masked tokens that the vocabulary lacks, charged as [UNK] and 8 bits per byte of their surface |
+    | teacher_agreement, teacher_kl | the same first choice, KL(teacher ‖ model) in nats, on the same positions |
+    | teacher_mass_outside | the teacher's mass on tokens that the model lacks |
+    | retrieval_cosine, retrieval_csls, retrieval_chance | share of translations found, by layer and direction |
+    | cka, cka_shuffled | of the last layers of both sides, and with the pairs shuffled |
+
+    Raises:
+        DataError: text, a tokenizer or a checkpoint cannot be used; the text names it.
+        StoreError: an id map is missing or belongs to another student.
+    """
+    with _threads(job.threads):
+        yield from masked_lm_rows(job, open_corpus(job.corpus_folder))
+        yield from alignment_rows(job)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,56 @@
+"""The models of a job, loaded one at a time, and the id maps that tie their vocabularies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orchestrator.errors import StoreError
+from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
+from orchestrator.models.devices import pick_device, pick_dtype
+from orchestrator.models.encoder import Encoder, freeze
+from orchestrator.models.loading import load_encoder
+from orchestrator.records import Int32
+
+
+def load_model(model: EvaluatedModel, job: EvaluationJob) -> Encoder:
+    """The encoder of a model, frozen, with its head where it has one; raises DataError when it cannot be loaded."""
+    assert model.folder is not None, f"{model.name} is a tokenizer alone"
+    device = pick_device(job.device)
+    dtype = pick_dtype(job.dtype, device=device)
+    encoder = load_encoder(model.folder, revision=model.revision, dtype=dtype, device=device, need_head=False)
+    return freeze(encoder)
+
+
+def load_id_map(path: Path, *, size: int, vocabulary: int) -> Int32:
+    """A map of teacher ids, int32 [at least `size`] (more ids than it has go nowhere, -1), into `vocabulary` ids.
+
+    Raises:
+        StoreError: the file is missing, no int32 list, or names an id outside the vocabulary.
+    """
+    try:
+        id_map = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: the id map cannot be read ({error}); build the vocabulary again.") from None
+    if not isinstance(id_map, np.ndarray) or id_map.ndim != 1 or id_map.dtype != np.int32:
+        raise StoreError(f"{path} is no id map: one list of int32 was expected; build the vocabulary again.")
+    if len(id_map) and (id_map.max() >= vocabulary or id_map.min() < -1):
+        raise StoreError(
+            f"{path}: id {id_map.max()} is outside the model's vocabulary of {vocabulary}; the map belongs to another "
+            "student, build the vocabulary again."
+        )
+    return np.concatenate([id_map, np.full(max(0, size - len(id_map)), -1, np.int32)])
+
+
+def same_ids(size: int, *, vocabulary: int) -> Int32:
+    """The map of a model that uses its teacher's ids as they are; ids beyond its vocabulary go nowhere."""
+    ids = np.arange(size, dtype=np.int32)
+    return np.where(ids < vocabulary, ids, np.int32(-1))
+
+
+def float_head(encoder: Encoder) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The decoder in float32, weight [V, W] and bias [V]: log-probabilities of a few digits decide agreement."""
+    bias = encoder.decoder_bias
+    return encoder.decoder_weight.detach().float(), None if bias is None else bias.detach().float()

@@ -1,0 +1,85 @@
+"""Wide tables of every kind, filtered, cleaned and cut, and what is said when they cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.config.corpus import ParallelSource
+from orchestrator.errors import DataError
+from orchestrator.evaluation.parallel import read_parallel
+
+ROWS = [
+    {"id": 1, "en": 'a "quoted" one', "german": "eins", "split": "test"},
+    {"id": 2, "en": "two", "german": "zwei", "split": "train"},
+    {"id": 3, "en": "three", "german": "", "split": "test"},
+    {"id": 4, "en": "four", "german": "vier", "split": "test"},
+    {"id": 5, "en": None, "german": "fünf", "split": "test"},
+    {"id": 6, "en": "six", "german": "sechs", "split": "dev"},
+]
+
+
+def write(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    else:
+        lines = ["\t".join(ROWS[0]), *("\t".join(str(v) if v is not None else "" for v in r.values()) for r in ROWS)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def source(path: Path, **options: object) -> ParallelSource:
+    return ParallelSource.model_validate(
+        {"name": "ours", "files": str(path), "columns": {"en": "en", "de": "german"}, **options}
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".tsv"])
+def test_rows_that_pass_and_have_text_on_both_sides(tmp_path: Path, suffix: str) -> None:
+    found = read_parallel(source(write(tmp_path / f"table{suffix}"), where={"split": ["test", "dev"]}))
+    assert found.name == "ours"
+    assert found.texts == {"en": ['a "quoted" one', "four", "six"], "de": ["eins", "vier", "sechs"]}
+    assert len(found) == 3
+
+
+def test_a_filter_on_a_number(tmp_path: Path) -> None:
+    assert read_parallel(source(write(tmp_path / "t.parquet"), where={"id": 4})).texts["en"] == ["four"]
+
+
+def test_the_most_pairs_are_spread_over_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"en": [f"e{i}" for i in range(100)], "german": [f"d{i}" for i in range(100)]}), path)
+    assert read_parallel(source(path, max_pairs=4)).texts["de"] == ["d0", "d25", "d50", "d75"]
+
+
+def test_globs_are_read_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        pq.write_table(pa.table({"en": [name], "german": [name.upper()]}), tmp_path / f"{name}.parquet")
+    assert read_parallel(source(tmp_path / "*.parquet")).texts["en"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": {"en": "en", "de": "germn"}}, "no column 'germn'; did you mean 'german'?"),
+        ({"where": {"split": "tst"}}, "no row of"),
+        ({"files": "nowhere.parquet"}, "there is no file nowhere.parquet"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(DataError, match=r"evaluation\.parallel 'ours'") as raised:
+        read_parallel(source(write(tmp_path / "t.parquet"), **options))
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl", "t.docx"])
+def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x00\x01 not a table")
+    with pytest.raises(DataError, match=name):
+        read_parallel(source(tmp_path / name))
