@@ -64,10 +64,10 @@ def test_masked_words_of_english(rows: list[MetricRow], model: str) -> None:
 
 
 def test_tatoeba(rows: list[MetricRow]) -> None:
-    """German to English by cosine is known to be .80, .77 and .86 at layers 6, 8 and 12 (500 other pairs)."""
+    """German to English by cosine is .80, .77 and .86 at layers 6, 8 and 12 among 500; among 80 it is easier."""
     found = {row.layer: row.value for row in rows if (row.metric, row.language) == ("retrieval_cosine", "de")}
     for layer, known in ((6, 0.80), (8, 0.77), (12, 0.86)):
-        assert found[layer] == pytest.approx(known, abs=0.15)
+        assert known - 0.05 <= found[layer]
     csls = next(r.value for r in rows if (r.metric, r.language, r.layer) == ("retrieval_csls", "de", 12))
     assert csls >= found[12]
 
