@@ -13,7 +13,7 @@ from orchestrator.signals.store import Store
 def token_counts(store: Store, languages: Collection[str], *, size: int) -> Int64:
     """int64 [size]: occurrences of each id in the text of `languages`, the masked tokens under their true id.
 
-    `size` is the teacher's vocabulary. Masked copies count each, so the counts of R copies are R times those of the text.
+    `size` is the teacher's vocabulary. Every masked copy counts: those of R copies are R times the counts of the text.
     """
     counts = np.zeros(size, np.int64)
     for unit in store.units:

@@ -81,10 +81,10 @@ class Store:
         make_folder(folder / SHARDS)
         remove_temporaries(folder)
         if not (folder / MANIFEST).exists():
-            return cls._saved(folder, asked)
+            return cls(folder, _saved(folder, asked))
         stored = cls.open(folder)._manifest
         wide = widened(stored, asked, folder)
-        return cls(folder, stored) if wide == stored else cls._saved(folder, wide)
+        return cls(folder, stored if wide == stored else _saved(folder, wide))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -188,7 +188,7 @@ class Store:
                 f" {missing[0].index}; {_PRECOMPUTE} again"
             )
         checksums = {index: receipt.checksum for index, receipt in self.receipts().items()}
-        self._manifest = self._saved(self.folder, self._manifest.model_copy(update={"receipts": checksums}))._manifest
+        self._manifest = _saved(self.folder, self._manifest.model_copy(update={"receipts": checksums}))
 
     def receipt(self, index: int) -> Receipt | None:
         """The receipt of shard `index`, None where there is none; StoreError when it is damaged or of another unit."""
@@ -276,12 +276,6 @@ class Store:
             if any(not np.array_equal(stored[name], tables[table][name]) for name in ROW_COLUMNS[table]):
                 raise StoreError(f"the rows of unit {unit.index} are not those in {path}; was the corpus changed?")
 
-    @classmethod
-    def _saved(cls, folder: Path, manifest: Manifest) -> Self:
-        sealed = manifest.sealed()
-        sealed.write(folder / MANIFEST)
-        return cls(folder, sealed)
-
 
 def store_folder(signals: Path, teacher: str, fingerprint: Fingerprint) -> Path:
     """Where below `signals` the store of this teacher and fingerprint lies, or is to be made."""
@@ -317,3 +311,9 @@ def count_receipts(folder: Path) -> int:
     """How many shards of the store in `folder` are there, by a look at the names of its files alone."""
     shards = folder / SHARDS
     return sum(1 for path in shards.iterdir() if _RECEIPT_NAME.fullmatch(path.name)) if shards.is_dir() else 0
+
+
+def _saved(folder: Path, manifest: Manifest) -> Manifest:
+    sealed = manifest.sealed()
+    sealed.write(folder / MANIFEST)
+    return sealed

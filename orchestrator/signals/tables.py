@@ -31,17 +31,16 @@ _hashed: set[tuple[FileState, str]] = set()
 
 
 def write_table(path: Path, columns: Columns, schema: Mapping[str, Column]) -> FileEntry:
-    """Write the columns that `schema` names, in its order, durably; raises StoreError when they do not fit it."""
-    num_rows = check_columns(columns, schema, table=path.stem)
+    """Write durably, in the order of `schema`, columns that `check_columns` found to fit it."""
     arrays = [_to_arrow(columns[name], column) for name, column in schema.items()]
     batch = pa.record_batch(arrays, schema=arrow_schema(schema))
     with open_write(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
-    return FileEntry(num_rows=num_rows, num_bytes=file.num_bytes, hash=file.hash)
+    return FileEntry(num_rows=batch.num_rows, num_bytes=file.num_bytes, hash=file.hash)
 
 
-def check_columns(columns: Columns, schema: Mapping[str, Column], *, table: str) -> int:
-    """The number of rows that all columns share; StoreError names the first column that is not as format 1 wants it."""
+def check_columns(columns: Columns, schema: Mapping[str, Column], *, table: str) -> None:
+    """Raise a StoreError that names the first column which has not the type or the shape that format 1 wants."""
     if columns.keys() != schema.keys():
         raise StoreError(f"table '{table}' has columns {', '.join(columns)} where {', '.join(schema)} are wanted")
     num_rows = len(next(iter(columns.values())))
@@ -53,7 +52,6 @@ def check_columns(columns: Columns, schema: Mapping[str, Column], *, table: str)
                 f"column '{name}' of table '{table}' is {array.dtype} {list(array.shape)}"
                 f" where {column.dtype} {list(shape)} is wanted"
             )
-    return num_rows
 
 
 def read_table(path: Path, schema: Mapping[str, Column], entry: FileEntry, *, anew: bool = False) -> Columns:
