@@ -35,7 +35,9 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override one value, as in --set training.steps=200; may be repeated.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="Override one value, as in --set training.steps=200; may be repeated.", metavar="KEY=VALUE"
+    ),
 ]
 SetupOption = Annotated[
     str | None,
@@ -53,24 +55,29 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, 
 DEFAULT_CONFIG = Path("orch.yaml")
 
 
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM; no KeyboardInterrupt, which typer would answer itself."""
+
+
 def main() -> None:
-    """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C becomes 130."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C or SIGTERM 130."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except OrchError as error:
         if _verbose:
             logging.getLogger(__name__).exception("failed")
         _fail(str(error), 1)
-    except KeyboardInterrupt:
+    except _Stopped:
         _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped
 
 
 def _fail(message: str, status: int) -> None:
@@ -114,7 +121,7 @@ def init(
 
     Example:  orch init && orch plan
     """
-    from orchestrator.pipeline import write_starter
+    from orchestrator.resources import write_starter
 
     write_starter(path, force=force)
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
@@ -152,10 +159,11 @@ def precompute_teacher(
     Example:  orch precompute-teacher --address auto
     """
     from orchestrator import pipeline
+    from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.cluster(run) as cluster:
-        pipeline.precompute(run, cluster)
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("precompute", run):
+        pipeline.precompute(run, cluster.get)
 
 
 @app.command("build-vocab")
@@ -190,10 +198,11 @@ def train_students(
     Example:  orch train-students --setup one-to-many --set training.steps=2000
     """
     from orchestrator import pipeline
+    from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.cluster(run) as cluster:
-        pipeline.train(run, cluster)
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("train", run):
+        pipeline.train(run, cluster.get)
 
 
 @app.command()
@@ -209,10 +218,11 @@ def evaluate(
     Example:  orch evaluate --setup one-to-one
     """
     from orchestrator import pipeline
+    from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.cluster(run) as cluster:
-        pipeline.evaluate(run, cluster)
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("evaluate", run):
+        pipeline.evaluate(run, cluster.get)
 
 
 @app.command()
@@ -249,10 +259,11 @@ def run_all(
     Example:  orch run --setup many-to-one
     """
     from orchestrator import pipeline
-    from orchestrator.display import print_headline
+    from orchestrator.display import print_headline, stage
 
     run = _open(config, overrides, setup, verbose, address)
-    page = pipeline.run_all(run)
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+        page = pipeline.run_all(run, cluster, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
@@ -286,7 +297,7 @@ def verify(
     Example:  orch verify || echo damaged
     """
     from orchestrator.display import print_problems
-    from orchestrator.verification import verify_run
+    from orchestrator.steps.verifying import verify_run
 
     problems = verify_run(_open(config, overrides, setup, verbose))
     print_problems(problems)
@@ -309,13 +320,11 @@ def inspect(
 
     Example:  orch inspect --language de --rows 5
     """
-    from orchestrator import pipeline
     from orchestrator.display import print_inspection
+    from orchestrator.steps.inspecting import inspect_signals
 
     run = _open(config, overrides, setup, verbose)
-    print_inspection(
-        pipeline.inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top)
-    )
+    print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 
 @app.command()
@@ -332,15 +341,17 @@ def demo(
     """
     _logging(verbose)
     from orchestrator.demo import run_demo
-    from orchestrator.display import print_headline
+    from orchestrator.display import print_headline, stage
 
-    run, page = run_demo(folder, address=address)
+    run, page = run_demo(folder, address=address, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
 def _mount_vocab() -> None:
-    from vocab_tools.cli import app as vocab_app
+    try:
+        from vocab_tools.cli import app as vocab_app
+    except ImportError: return
 
     app.add_typer(vocab_app, name="vocab", help="Unions and trims of tokenizer vocabularies, without a run.")
 

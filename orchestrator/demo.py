@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import pipeline
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline import Stage, build_vocabularies, driving, lazy_cluster, precompute, run_all, train
 from orchestrator.resources import configs_folder
 from orchestrator.run import Run, open_run
 from orchestrator.storage import write_bytes
+
 
 class Saved(Protocol):
     """A tokenizer of the tokenizers library."""
@@ -25,25 +24,24 @@ LANGUAGES = ("en", "de", "fi")
 SETUPS = ("one-to-one", "many-to-one", "one-to-many")
 
 
-def run_demo(
-    folder: Path, *, address: str | None, stage: Callable[[str, Run], AbstractContextManager[None]]
-) -> tuple[Run, Path]:
+def run_demo(folder: Path, *, address: str | None, stage: Stage) -> tuple[Run, Path]:
     """Prepare `folder`, make two teachers, then students of them in three setups; returns the last run and the report.
 
-    `stage` is entered around each piece of work with its title, to show progress. What is done is not done again.
+    What is done is not done again.
     """
     prepare(folder)
     teachers = open_run(folder / "teachers.yaml", address=address)
-    page = folder
-    with pipeline.cluster(teachers) as cluster:
-        with stage("teachers", teachers), pipeline.driving(teachers):
-            pipeline.precompute(teachers, cluster)
-            pipeline.build_vocabularies(teachers)
-            pipeline.train(teachers, cluster)
+    with lazy_cluster(teachers) as cluster:
+        with driving(teachers):
+            with stage("precompute", teachers):
+                precompute(teachers, cluster.get)
+            build_vocabularies(teachers)
+            with stage("train", teachers):
+                train(teachers, cluster.get)
         for setup in SETUPS:
             run = open_run(folder / "orch.yaml", setup=setup, address=address)
-            with stage(setup, run), pipeline.driving(run):
-                page = pipeline.run_all(run, cluster)
+            with driving(run):
+                page = run_all(run, cluster, stage=stage)
     return run, page
 
 
@@ -74,9 +72,7 @@ def _unigram(folder: Path, files: list[Path], *, size: int) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
     tokenizer.train([str(file) for file in files], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]

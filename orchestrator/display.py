@@ -6,13 +6,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.progress import Progress
+from orchestrator.progress import PrecomputePoll, Progress, evaluation_progress, training_progress
+from orchestrator.run import Run
+
+if TYPE_CHECKING:
+    from orchestrator.planning import RunPlan
+    from orchestrator.steps.inspecting import InspectedRow
+    from orchestrator.steps.vocabularies import BuiltVocabulary
 
 _REFRESH_SECONDS = 0.5
 _LINE_SECONDS = 15.0
@@ -33,6 +41,16 @@ def watching(title: str, poll: Callable[[], Sequence[Progress]]) -> Iterator[Non
     finally:
         stop.set()
         thread.join(timeout=5.0)
+
+
+def stage(step: str, run: Run) -> AbstractContextManager[None]:
+    """Show a step of a run while it goes on."""
+    polls: dict[str, Callable[[], Sequence[Progress]]] = {
+        "precompute": PrecomputePoll(run),
+        "train": lambda: training_progress(run),
+        "evaluate": lambda: [evaluation_progress(run)],
+    }
+    return watching(step, polls[step])
 
 
 class _Watch:
@@ -136,3 +154,114 @@ def say(text: str) -> None:
     """One line for the reader."""
     console.print(text, soft_wrap=True)
     sys.stdout.flush()
+
+
+def print_vocabularies(built: Sequence[BuiltVocabulary]) -> None:
+    """What `orch build-vocab` made."""
+    for vocabulary in built:
+        how = "built" if vocabulary.new else "already there"
+        console.print(
+            f"{vocabulary.student}: {vocabulary.size:,} tokens of {', '.join(vocabulary.teachers)} ({how}) {vocabulary.folder}",
+            soft_wrap=True,
+        )
+
+
+def print_inspection(rows: Sequence[InspectedRow]) -> None:
+    """What `orch inspect` found: each row, then its masked tokens with the teacher's guesses."""
+    for row in rows:
+        console.print(f"[bold]row {row.row_id} copy {row.copy}[/]  {escape(row.text)}", soft_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 2))
+        for column in ("position", "shown", "truth", "the teacher's guesses"):
+            table.add_column(column, justify="right" if column == "position" else "left")
+        for masked in row.masked:
+            guesses = "  ".join(
+                f"[green]{escape(g.token)}[/] {g.probability:.2f}"
+                if g.token == masked.truth
+                else f"{escape(g.token)} {g.probability:.2f}"
+                for g in masked.guesses
+            )
+            table.add_row(str(masked.position), escape(masked.shown), escape(masked.truth), guesses)
+        console.print(table)
+
+
+def print_plan(plan: RunPlan) -> None:
+    """The tables of `orch plan`."""
+    languages = _table("student", "language", "teacher", "texts", "tokens", "share q", "epochs", words=3)
+    for line in plan.languages:
+        languages.add_row(
+            line.student,
+            line.language,
+            line.teacher,
+            f"{line.texts:,}",
+            f"{line.tokens:,}",
+            f"{line.share:.3f}",
+            f"{line.epochs:.1f}",
+        )
+    console.print(f"[bold]Setup {plan.setup}[/]")
+    console.print(languages)
+    teachers = _table("teacher", "rows", "tokens", "shards", "missing", "bytes per token", "on disk", "time", words=1)
+    for teacher in plan.teachers:
+        parts = " + ".join(f"{table} {value:.1f}" for table, value in teacher.bytes_per_token.items())
+        teachers.add_row(
+            teacher.name,
+            f"{teacher.rows:,}",
+            f"{teacher.tokens:,}",
+            str(teacher.shards),
+            str(teacher.missing),
+            f"{sum(teacher.bytes_per_token.values()):.0f} = {parts}",
+            size(teacher.num_bytes),
+            f"about {duration(teacher.seconds)}",
+        )
+    console.print(teachers)
+    students = _table("student", "role", "encoder", "steps", "tokens", "time", words=2)
+    for student in plan.students:
+        students.add_row(
+            student.name,
+            student.role,
+            f"{student.encoder_parameters / 1e6:.1f} M",
+            f"{student.steps:,}",
+            f"{student.tokens:,}",
+            f"about {duration(student.seconds)}",
+        )
+    console.print(students)
+    needed = sum(teacher.num_bytes for teacher in plan.teachers)
+    console.print(
+        f"Disk: {size(needed)} of signals, {size(plan.free_bytes)} free. "
+        f"Times are estimates from a matrix product of {plan.gemm_flops / 1e9:.0f} GFLOP/s on this machine."
+    )
+    if needed > plan.free_bytes:
+        console.print(
+            "[red]The signals do not fit on this disk[/]: lower soft-targets.k, keep fewer layers, or move run.root."
+        )
+
+
+def print_headline(run: Run) -> None:
+    """The measured figures of a run, as the report's first table shows them."""
+    from orchestrator.report.headline import decimal, headline, means, percent
+    from orchestrator.report.reading import read_metrics
+
+    rows = headline(read_metrics(run.metrics_path))
+    table = _table("language", "model", "role", "accuracy", "bits/character", "agreement", "KL, nats", words=3)
+    for row in [*rows, *means(rows)]:
+        figures = row.figures
+        cells = {
+            "accuracy": percent(figures.accuracy),
+            "bits_per_character": decimal(figures.bits_per_character),
+            "agreement": percent(figures.agreement),
+            "kl": decimal(figures.kl),
+        }
+        table.add_row(
+            row.language,
+            row.model,
+            row.role,
+            *(f"[bold]{text}[/]" if name in row.best else text for name, text in cells.items()),
+        )
+    console.print(table)
+
+
+def _table(*columns: str, words: int) -> Table:
+    """A plain table whose first `words` columns are words and the others numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
+    return table

@@ -1,34 +1,48 @@
-"""The table of contents of a run: which steps it has, what each needs, and what is already done.
+"""The table of contents of a run: which steps it has, in which order, and what holds them together.
 
     corpus -> precompute -> build_vocabularies -> train -> evaluate -> write_report
 
-Each step reads what the one before it left on disk, does what is missing, and leaves files. Run it again after any
-stop: what is done is recognised by the fingerprint of its inputs.
+Each step (a file in `steps/`) reads what the one before it left on disk, does what is missing, and leaves files. Run it
+again after any stop: what is done is recognised by the fingerprint of its inputs.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 
-from orchestrator import costs
-from orchestrator.cluster import Cluster, Outcome, open_cluster
-from orchestrator.config.setups import GroupSpec, StudentSpec
-from orchestrator.corpus.store import Corpus, build_corpus
-from orchestrator.errors import ClusterError, ConfigError, StoreError
+from orchestrator.cluster import Cluster, open_cluster
 from orchestrator.locking import lock_run
 from orchestrator.run import Run
-from orchestrator.signals.fingerprint import Fingerprint
-from orchestrator.signals.store import Store, find_store
-from orchestrator.storage import append_line, read_bytes, write_bytes
+from orchestrator.steps.evaluating import evaluate
+from orchestrator.steps.reporting import write_report
+from orchestrator.steps.signals import precompute
+from orchestrator.steps.training import train
+from orchestrator.steps.vocabularies import build_vocabularies
+from orchestrator.storage import write_bytes
 
-_FOREVER = 10 * 365 * 24 * 3600.0
+#: Entered around each step with its name, to show progress.
+Stage: TypeAlias = Callable[[str, Run], AbstractContextManager[None]]
+
+
+def _unseen(_step: str, _run: Run) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def run_all(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> Path:
+    """Every step in order; returns the report's page."""
+    with stage("precompute", run):
+        precompute(run, cluster.get)
+    build_vocabularies(run)
+    with stage("train", run):
+        train(run, cluster.get)
+    with stage("evaluate", run):
+        evaluate(run, cluster.get)
+    return write_report(run)
 
 
 class LazyCluster:
@@ -58,35 +72,49 @@ class LazyCluster:
 
 
 @contextmanager
-def driving(run: Run) -> Iterator[LazyCluster]:
-    """Hold the run's lock, write its expanded configuration, and give it a cluster for when it needs one.
+def lazy_cluster(run: Run) -> Iterator[LazyCluster]:
+    """A cluster for the length of the block."""
+    cluster = LazyCluster(run)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@contextmanager
+def driving(run: Run) -> Iterator[None]:
+    """Hold the run's lock, and leave its expanded configuration in its folder.
 
     Raises:
         ClusterError: another driver works on this run; the text names it.
     """
     with lock_run(run.root):
         write_bytes(run.root / "config.yaml", _as_yaml(run).encode())
-        cluster = LazyCluster(run)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
+        yield
 
 
 def _as_yaml(run: Run) -> str:
-    tree = run.config.model_dump(mode="json", exclude_none=True)
-    tree["run"]["setup"] = run.expanded.setup
-    tree["students_of_this_setup"] = {
-        student.name: {"languages": list(student.languages), "teachers": student.teachers, "role": student.role}
+    """The configuration that gives this run again: the setup's students are written out as comments."""
+    tree = run.config.model_dump(mode="json", exclude_defaults=True)
+    tree.setdefault("run", {})["setup"] = run.expanded.setup
+    lines = [
+        f"#   {student.name} ({student.role}): "
+        + ", ".join(f"{lang} from {name}" for lang, name in student.teachers.items())
         for student in run.expanded.students
-    }
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    ]
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    return "# As read and expanded; students of this setup:\n" + "\n".join(lines) + f"\n\n{text}"
 
 
-def run_all(run: Run, cluster: LazyCluster) -> Path:
-    """Every step in order; returns the report's page."""
-    precompute(run, cluster)
-    build_vocabularies(run)
-    train(run, cluster)
-    evaluate(run, cluster)
-    return write_report(run)
+__all__ = [
+    "LazyCluster",
+    "Stage",
+    "build_vocabularies",
+    "driving",
+    "evaluate",
+    "lazy_cluster",
+    "precompute",
+    "run_all",
+    "train",
+    "write_report",
+]

@@ -100,9 +100,7 @@ def _language_tokens(run: Run, store: StorePlan) -> dict[str, int]:
     }
 
 
-def _languages(
-    run: Run, student: StudentSpec, corpus: Corpus, tokens: dict[str, dict[str, int]]
-) -> list[LanguagePlan]:
+def _languages(run: Run, student: StudentSpec, corpus: Corpus, tokens: dict[str, dict[str, int]]) -> list[LanguagePlan]:
     section, training = run.config.corpus.sampling, run.config.training
     total = training.steps * training.accumulation * training.tokens_per_batch
     own = {language: tokens[teacher][language] for language, teacher in student.teachers.items()}
@@ -135,7 +133,7 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
     return TeacherPlan(
         name=store.teacher,
         languages=languages,
-        rows=round(total / max(1.0, store.tokens_per_row)),
+        rows=_rows(run, store),
         tokens=total,
         shards=len(units),
         missing=len(missing),
@@ -144,6 +142,15 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
         ),
         seconds=total * per_token / (flops * _TEACHER_EFFICIENCY) * len(missing) / max(1, len(units)),
     )
+
+
+def _rows(run: Run, store: StorePlan) -> int:
+    """Rows of all masked copies: texts, or texts joined up to the maximum length."""
+    section = run.config.corpus
+    rows = 0.0
+    for language, tokens in _language_tokens(run, store).items():
+        rows += tokens / (section.max_length - 2) if section.packing else store.corpus.info(language, "train").num_texts
+    return round(rows * section.masking.copies)
 
 
 def _student(run: Run, student: StudentSpec, flops: float) -> StudentPlan:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,28 +38,38 @@ class Progress:
 
 def run_progress(run: Run) -> list[Progress]:
     """Every piece of work of a setup, in the order of the pipeline."""
-    return [*precompute_progress(run), *training_progress(run), *_later_steps(run)]
+    return [*PrecomputePoll(run)(), *training_progress(run), evaluation_progress(run), *_report(run)]
 
 
-def precompute_progress(run: Run) -> list[Progress]:
-    """Shards of each teacher, as the receipts on disk say; nothing before the corpus is read."""
-    from orchestrator.steps.signals import known_stores
+class PrecomputePoll:
+    """Shards of each teacher by a look at the names of their receipts; finds each store once, so it may be asked often."""
 
-    try:
-        stores = known_stores(run)
-    except OrchError:
-        return [Progress("precompute", teacher, 0, 1, "shards", detail="not started") for teacher in run.teachers]
-    found = []
-    for teacher in run.teachers:
-        store = stores.get(teacher)
-        if store is None:
-            found.append(Progress("precompute", teacher, 0, 1, "shards", detail="not started"))
-            continue
-        languages = run.teacher_languages(teacher)
-        units = [unit for unit in store.units if unit.language in languages]
-        waiting = sum(unit.language in languages for unit in store.missing())
-        found.append(Progress("precompute", teacher, len(units) - waiting, len(units), "shards"))
-    return found
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._units: dict[str, tuple[Path, frozenset[str]]] = {}  # teacher -> receipts' folder, their names
+
+    def __call__(self) -> list[Progress]:
+        """The state now."""
+        if len(self._units) < len(self._run.teachers):
+            self._find()
+        return [self._teacher(name) for name in self._run.teachers]
+
+    def _find(self) -> None:
+        from orchestrator.steps.signals import known_stores
+
+        with suppress(OrchError):
+            for name, store in known_stores(self._run).items():
+                languages = self._run.teacher_languages(name)
+                paths = [store.receipt_path(unit.index) for unit in store.units if unit.language in languages]
+                if paths:
+                    self._units[name] = (paths[0].parent, frozenset(path.name for path in paths))
+
+    def _teacher(self, name: str) -> Progress:
+        if name not in self._units:
+            return Progress("precompute", name, 0, 1, "shards", detail="not started")
+        folder, names = self._units[name]
+        there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        return Progress("precompute", name, len(names & there), len(names), "shards")
 
 
 def training_progress(run: Run) -> list[Progress]:
@@ -110,9 +122,20 @@ def _number(row: dict[str, object], key: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _later_steps(run: Run) -> list[Progress]:
+def evaluation_progress(run: Run) -> Progress:
+    """Measurements of masked text that are done, of models × languages × splits."""
+    from orchestrator.steps.evaluating import is_evaluated, num_measurements, rows_path
+
+    total = num_measurements(run)
+    try:
+        done = is_evaluated(run)
+    except OrchError:
+        return Progress("evaluate", run.expanded.setup, 0, total, "measurements", detail="not started")
+    path = rows_path(run)
+    count = path.read_text(encoding="utf-8").count('"masked_lm_accuracy"') if path.exists() else 0
+    return Progress("evaluate", run.expanded.setup, total if done else min(count, total - 1), total, "measurements")
+
+
+def _report(run: Run) -> list[Progress]:
     page = run.root / "report" / "index.html"
-    return [
-        Progress("evaluate", run.expanded.setup, int(run.metrics_path.exists()), 1, "files"),
-        Progress("report", str(page), int(page.exists()), 1, "files"),
-    ]
+    return [Progress("report", str(page), int(page.exists()), 1, "pages")]

@@ -42,7 +42,7 @@ class TeacherSection(Section):
 class InitialisationSection(Section):
     """Where a student's weights start: layers from a teacher by a map, embedding rows through the id map."""
 
-    layers: Literal["random", "teacher"] = "teacher"
+    layers: Literal["random", "teacher"] = "random"
     map: LayerMapSpec = "uniform"
     embedding: Literal["random", "teacher"] = "teacher"
     teacher: Name | None = None

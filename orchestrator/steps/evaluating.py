@@ -15,7 +15,7 @@ from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
 from orchestrator.report.reading import read_metrics
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
-from orchestrator.steps.signals import open_corpus_of, open_stores
+from orchestrator.steps.signals import open_stores, prepare_corpus
 from orchestrator.steps.training import student_receipt
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import read_bytes, write_bytes
@@ -83,7 +83,9 @@ def rows_path(run: Run) -> Path:
 def num_measurements(run: Run) -> int:
     """How many rows of masked-LM accuracy an evaluation makes: one per model, language and split."""
     models = sum(len(student.languages) for student in run.expanded.students)
-    teachers = sum(len(run.config.teachers[name].languages) for name in run.teachers if run.checkpoints[name] is not None)
+    teachers = sum(
+        len(run.config.teachers[name].languages) for name in run.teachers if run.checkpoints[name] is not None
+    )
     return 2 * (models + teachers * run.config.evaluation.teachers)
 
 
@@ -101,7 +103,7 @@ def _digest(run: Run) -> str:
     return Fingerprint(
         {
             "students": receipts,
-            "corpus": open_corpus_of(run).fingerprint,
+            "corpus": prepare_corpus(run).fingerprint,
             "rows": run.config.corpus.model_dump(mode="json", include={"max_length", "masking"}),
             "evaluation": run.config.evaluation.model_dump(mode="json"),
             "seed": run.config.run.seed,
@@ -122,7 +124,7 @@ def _job(run: Run, *, threads: int) -> EvaluationJob:
             systems[name] = members
     return EvaluationJob(
         models=tuple(models),
-        corpus_folder=open_corpus_of(run).folder,
+        corpus_folder=prepare_corpus(run).folder,
         corpus=run.config.corpus,
         evaluation=run.config.evaluation,
         systems=systems,

@@ -102,9 +102,7 @@ def default_threads(run: Run) -> int:
     return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // len(run.expanded.groups))
 
 
-def _job(
-    run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path], digest: str
-) -> GroupJob:
+def _job(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path], digest: str) -> GroupJob:
     sampling = run.config.corpus.sampling
     teachers = sorted({name for student in group.students for name in student.teachers.values()})
     return GroupJob(
@@ -135,9 +133,7 @@ def _job(
     )
 
 
-def _fingerprint(
-    run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path]
-) -> Fingerprint:
+def _fingerprint(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path]) -> Fingerprint:
     """Everything that decides the students of a group."""
     training = run.config.training.model_dump(mode="json", exclude=set(_FREE))
     names = sorted({name for student in group.students for name in student.teachers.values()})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.config.setups import StudentSpec
 from orchestrator.errors import ConfigError, StoreError
-from orchestrator.models.checkpoints import resolve_folder, tokenizer_hash, TOKENIZER_FILES
+from orchestrator.models.checkpoints import TOKENIZER_FILES, resolve_folder, tokenizer_hash
 from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.run import Run
 from orchestrator.signals.counting import token_counts
@@ -59,7 +59,9 @@ def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
     for student in run.expanded.students:
         folder = vocabulary_folder(run, student, stores)
         if not folder.exists():
-            raise StoreError(f"The vocabulary of student '{student.origin}' is not there; run `orch build-vocab` first.")
+            raise StoreError(
+                f"The vocabulary of student '{student.origin}' is not there; run `orch build-vocab` first."
+            )
         folders[student.origin] = folder
     return folders
 

@@ -99,7 +99,11 @@ class BatchReader:
     def __init__(self, store: Store, language: str, *, ids: IdMap, request: SignalRequest) -> None:
         """`request`: what the student reads, which may be less than the store holds."""
         missing = set(request.hidden_layers) - set(store.request.hidden_layers)
-        if missing or request.top_k > store.request.top_k or set(request.temperatures) - set(store.request.temperatures):
+        if (
+            missing
+            or request.top_k > store.request.top_k
+            or set(request.temperatures) - set(store.request.temperatures)
+        ):
             raise StoreError(
                 f"{store.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
             )
@@ -117,7 +121,9 @@ class BatchReader:
     def batch(self, rows: Int64) -> Batch:
         """The batch of these rows (ordered by shard, which no loss depends on)."""
         rows = rows[np.argsort(self.rows.shard[rows], kind="stable")]
-        parts = [self._gather(shard, rows[self.rows.shard[rows] == shard]) for shard in np.unique(self.rows.shard[rows])]
+        parts = [
+            self._gather(shard, rows[self.rows.shard[rows] == shard]) for shard in np.unique(self.rows.shard[rows])
+        ]
         lengths = self.rows.num_tokens[rows].astype(np.int64)
         num_masked = self.rows.num_masked[rows].astype(np.int64)
         longest = int(lengths.max())

@@ -25,8 +25,8 @@ from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob
 from orchestrator.students.objective import Term, make_projections, make_terms
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
-from vocab_tools.mapping import Vocabulary, open_vocabulary
 from vocab_tools.embeddings import carry_embeddings
+from vocab_tools.mapping import Vocabulary, open_vocabulary
 
 #: teacher -> the terms of a student on batches that this teacher answers
 TermsByTeacher = Mapping[str, tuple[Term, ...]]
@@ -113,9 +113,7 @@ def build_streams(
             for name in set(student.teachers.values())
         }
         readers = {
-            language: BatchReader(
-                stores[name], language, ids=maps[name], request=job.requests[student.name][name]
-            )
+            language: BatchReader(stores[name], language, ids=maps[name], request=job.requests[student.name][name])
             for language, name in student.teachers.items()
         }
         training = job.training

@@ -30,6 +30,10 @@ _MAX_STATE_BYTES = 1 << 20
 _MAX_TENSOR_BYTES = 1 << 40
 
 
+class OtherInputs(StoreError):
+    """A whole checkpoint, but of a student that was made from something else."""
+
+
 class _State(BaseModel):
     """`state.json` of one student's checkpoint."""
 
@@ -80,7 +84,9 @@ def steps(folder: Path) -> list[int]:
     """Steps that have a `state.json`, ascending; a folder without one was never completed."""
     if not folder.is_dir():
         return []
-    found = [match for path in folder.iterdir() if (match := _FOLDER.match(path.name)) and (path / "state.json").exists()]
+    found = [
+        match for path in folder.iterdir() if (match := _FOLDER.match(path.name)) and (path / "state.json").exists()
+    ]
     return sorted(int(match.group(1)) for match in found)
 
 
@@ -110,22 +116,41 @@ def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
     Raises:
         StoreError: a file is missing or damaged, or the checkpoint belongs to other inputs.
     """
-    target = _folder(folder, step)
-    try:
-        state = _State.model_validate_json(read_bytes(target / "state.json", max_bytes=_MAX_STATE_BYTES))
-    except ValidationError:
-        raise StoreError(f"{target / 'state.json'} is damaged; remove {target} and run the same command again.") from None
+    state = _read_state(folder, step)
     if state.fingerprint != fingerprint:
-        raise StoreError(f"{target} belongs to a run with other inputs; remove {folder} or choose another run.root.")
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for name, expected in state.files.items():
-        if not re.fullmatch(r"[a-z]+\.safetensors", name):
-            raise StoreError(f"{target / 'state.json'} names the file {name!r}, which is no checkpoint file.")
-        data = read_bytes(target / name, max_bytes=_MAX_TENSOR_BYTES)
-        if hash_bytes(data) != expected:
-            raise StoreError(f"{target / name} is damaged (its hash differs); remove {target} and run the command again.")
-        tensors[name.removesuffix(".safetensors")] = load_tensors(data)
+        raise OtherInputs(
+            f"{_folder(folder, step)} belongs to a run with other inputs; remove {folder} or choose another run.root."
+        )
+    tensors = {
+        name.removesuffix(".safetensors"): load_tensors(_read_tensors(folder, step, name, expected))
+        for name, expected in state.files.items()
+    }
     return StudentCheckpoint(state.step, state.tokens, state.seconds, dict(state.cursor), tensors)
+
+
+def check(folder: Path, step: int) -> None:
+    """Check every file of a checkpoint; StoreError or StorageError names the first that is not right."""
+    for name, expected in _read_state(folder, step).files.items():
+        _read_tensors(folder, step, name, expected)
+
+
+def _read_state(folder: Path, step: int) -> _State:
+    path = _folder(folder, step) / "state.json"
+    try:
+        state = _State.model_validate_json(read_bytes(path, max_bytes=_MAX_STATE_BYTES))
+    except ValidationError:
+        raise StoreError(f"{path} is damaged; remove {path.parent} and run the same command again.") from None
+    if state.step != step or not all(re.fullmatch(r"[a-z]+\.safetensors", name) for name in state.files):
+        raise StoreError(f"{path} is not of this checkpoint; remove {path.parent} and run the same command again.")
+    return state
+
+
+def _read_tensors(folder: Path, step: int, name: str, expected: str) -> bytes:
+    path = _folder(folder, step) / name
+    data = read_bytes(path, max_bytes=_MAX_TENSOR_BYTES)
+    if hash_bytes(data) != expected:
+        raise StoreError(f"{path} is damaged (its hash differs); remove {path.parent} and run the command again.")
+    return data
 
 
 def load_latest(folders: Mapping[str, Path], *, fingerprint: str) -> dict[str, StudentCheckpoint] | None:
@@ -136,9 +161,9 @@ def load_latest(folders: Mapping[str, Path], *, fingerprint: str) -> dict[str, S
     for step in sorted(common, reverse=True):
         try:
             return {name: load(folder, step, fingerprint=fingerprint) for name, folder in folders.items()}
+        except OtherInputs:
+            raise
         except (StoreError, StorageError) as error:
-            if "other inputs" in str(error):
-                raise
             log.warning("%s", error)
     return None
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.models import ShareSection, TeacherSection
-from orchestrator.config.setups import GroupSpec
 from orchestrator.config.run import TrainingSection
+from orchestrator.config.setups import GroupSpec
 from orchestrator.records import SignalRequest
-
 
 #: The file in `final/` that says which inputs the student came from; it is there if and only if the export is whole.
 RECEIPT = "training.json"

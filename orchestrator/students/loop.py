@@ -7,7 +7,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -44,7 +43,8 @@ def _train(job: GroupJob, device: torch.device) -> tuple[BuiltGroup, GroupResult
     streams = build_streams(job, built.vocabularies, cursors=state.cursors or None)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_precision(job.training, device) == "bfloat16")
     metrics = {
-        name: StudentMetrics(job.folder(name), student=name, step=state.step, tokens=state.tokens[name]) for name in group.names
+        name: StudentMetrics(job.folder(name), student=name, step=state.step, tokens=state.tokens[name])
+        for name in group.names
     }
     parameters = list(group.trained().values())
     last_save, started = time.monotonic(), time.monotonic()

@@ -63,9 +63,7 @@ class StudentMetrics:
                 f"The loss of student '{self._student}' became {value} by step {step}; lower training.learning_rate, or set "
                 "training.precision: fp32. The last checkpoint is kept."
             )
-        terms = {
-            name: float(torch.stack(sums).sum()) / max(1, self._counts[name]) for name, sums in self._raw.items()
-        }
+        terms = {name: float(torch.stack(sums).sum()) / max(1, self._counts[name]) for name, sums in self._raw.items()}
         seconds = time.monotonic() - self._started
         speed = (self._tokens - self._tokens_before) / seconds
         row = {

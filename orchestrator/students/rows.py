@@ -67,7 +67,9 @@ def generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
-def epoch_batches(rows: RowIndex, *, tokens_per_batch: int, seed: int, student: str, language: str, epoch: int) -> list[Int64]:
+def epoch_batches(
+    rows: RowIndex, *, tokens_per_batch: int, seed: int, student: str, language: str, epoch: int
+) -> list[Int64]:
     """The batches of one epoch: every row exactly once, rows of similar length together, in random order.
 
     A pure function of its arguments. Each batch is an array of row numbers; rows × longest row ≤ `tokens_per_batch`

@@ -37,9 +37,7 @@ class StudentStream:
     def step(self, step: int) -> list[Batch]:
         """The `accumulation` micro-batches of a step, each of one language; moves the cursor."""
         spec = self.spec
-        draws = language_draws(
-            spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation
-        )
+        draws = language_draws(spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation)
         return [self._next(language) for language in draws]
 
     def _next(self, language: str) -> Batch:

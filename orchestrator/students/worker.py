@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 from orchestrator.models.export import export_student
-from orchestrator.storage import commit_folder, write_bytes
+from orchestrator.storage import commit_folder, hash_file, write_bytes
 from orchestrator.students.build import BuiltGroup
 from orchestrator.students.job import RECEIPT, GroupJob, GroupResult
 from orchestrator.students.loop import train_group
+
 
 class StudentWorker:
     """Runs group jobs; a plain class that the cluster makes an actor."""
@@ -45,6 +45,9 @@ def _export(job: GroupJob, built: BuiltGroup, student: str, result: GroupResult)
         "teachers": spec.teachers,
         "objectives": [objective.model_dump() for objective in spec.objectives],
         "group": [one.name for one in job.group.students],
+        "files": {
+            str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()
+        },
         "parameters": sum(p.numel() for p in built.module.encoder(student).parameters()),
         **asdict(result),
     }
@@ -56,4 +59,3 @@ def _default_tokenizer(teachers: dict[str, str]) -> str:
     """The teacher that answers for most languages, the first by name among equals."""
     names = sorted(set(teachers.values()))
     return max(names, key=lambda name: sum(teacher == name for teacher in teachers.values()))
-

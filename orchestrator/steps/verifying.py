@@ -1,0 +1,85 @@
+"""Check everything that a run has on disk against its checksums."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.errors import OrchError
+from orchestrator.run import Run
+from orchestrator.signals.store import Store
+from orchestrator.steps.training import student_receipt
+from orchestrator.storage import hash_file
+
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]+$|\.partial$")
+
+
+def verify_run(run: Run, on_progress: Callable[[str], None] | None = None) -> list[str]:
+    """Every problem as one sentence; reads every file of corpus, signals, vocabularies, checkpoints and students."""
+    problems: list[str] = []
+    for what, check in _checks(run.root):
+        if on_progress is not None:
+            on_progress(what)
+        try:
+            problems += check()
+        except OrchError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _checks(root: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+    for path in sorted(root.glob("corpus/*")):
+        yield str(path), lambda path=path: _corpus(path)  # type: ignore[misc]
+    for path in sorted(root.glob("signals/*")):
+        yield str(path), lambda path=path: Store.open(path).verify()  # type: ignore[misc]
+    for path in sorted(root.glob("vocab/*")):
+        yield str(path), lambda path=path: _vocabulary(path)  # type: ignore[misc]
+    for path in sorted(root.glob("students/*/*")):
+        yield str(path), lambda path=path: _student(path)  # type: ignore[misc]
+
+
+def _corpus(folder: Path) -> list[str]:
+    from orchestrator.corpus.store import open_corpus
+
+    corpus = open_corpus(folder)
+    for language in corpus.languages:
+        for split in ("train", "held_out"):
+            corpus.texts(language, split, 0, corpus.info(language, split).num_texts)  # type: ignore[arg-type]
+    return []
+
+
+def _vocabulary(folder: Path) -> list[str]:
+    from vocab_tools.errors import VocabularyError
+    from vocab_tools.mapping import open_vocabulary
+
+    if _TEMPORARY.search(folder.name):
+        return []
+    try:
+        open_vocabulary(folder).verify()
+    except VocabularyError as error:
+        return [str(error)]
+    return []
+
+
+def _student(folder: Path) -> list[str]:
+    from orchestrator.students import checkpoint
+
+    problems = []
+    for step in checkpoint.steps(folder / "checkpoints"):
+        try:
+            checkpoint.check(folder / "checkpoints", step)
+        except OrchError as error:
+            problems.append(str(error))
+    receipt = student_receipt(folder)
+    files = receipt.get("files") if receipt is not None else None
+    if isinstance(files, dict):
+        for name, expected in files.items():
+            path = folder / "final" / name
+            if not path.is_file():
+                problems.append(f"{path} is missing; remove {folder / 'final'} and run `orch train-students` again.")
+            elif hash_file(path) != expected:
+                problems.append(
+                    f"{path} was changed since it was exported; remove {folder / 'final'} and export it anew."
+                )
+    return problems
