@@ -1,0 +1,289 @@
+"""Ray, started on this machine or joined; the only file that imports it, and only when it is used."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Literal
+
+from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
+from orchestrator.cluster.units import Cluster, Host, InProcess, Outcome, R, Reply, U, Work, set_environment
+from orchestrator.errors import ClusterError
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("orchestrator", "vocab_tools")
+_LONGEST_OUTPUT = 10 << 20
+_JOIN = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+ray.shutdown()
+"""
+
+
+class RayCluster(Cluster):
+    """Units on Ray actors; made by `open_cluster`."""
+
+    def __init__(self, *, is_local: bool) -> None:
+        import ray
+
+        resources = ray.cluster_resources()
+        self.cpus, self.gpus = float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))
+        self.num_lost = 0
+        self._is_local = is_local
+
+    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
+        self._check_room(work.cpus, work.gpus)
+        scheduler = Scheduler(work, _RayActors[R](work.cpus, work.gpus))
+        try:
+            yield from scheduler.outcomes()
+        finally:
+            self.num_lost += scheduler.num_lost
+
+    def _check_room(self, cpus: float, gpus: float) -> None:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = {(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes}
+        if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in rooms):
+            return
+        found = ", ".join(f"{has_cpus:g} and {has_gpus:g}" for has_cpus, has_gpus in sorted(rooms))
+        problem = f"a worker asks for {cpus:g} CPUs and {gpus:g} GPUs, and the machines of the cluster have {found}"
+        if self._is_local:
+            raise ClusterError(f"{problem}; lower what the section 'cluster' gives to a teacher or student")
+        logger.warning("%s; waiting until one with more joins", problem)
+
+
+class _RayActors(Generic[R]):
+    """The scheduler's view of Ray."""
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        import ray
+
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        self._class = ray.remote(Host).options(**options)
+
+    def new(self) -> ActorHandle:
+        return self._class.remote()
+
+    def call(self, actor: ActorHandle, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
+        if method == "settle":  # Ray limits OpenMP to the reserved cores; how many threads is for the worker to say
+            argument = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+        return getattr(actor, method).remote(argument)
+
+    def wait(self, refs: list[ObjectRef], timeout_seconds: float | None) -> ObjectRef | None:
+        import ray
+
+        ended, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
+        return ended[0] if ended else None
+
+    def reply(self, ref: ObjectRef) -> Reply[R]:
+        import ray
+
+        try:
+            reply: Reply[R] = ray.get(ref)
+        except (
+            ray.exceptions.RayTaskError
+        ) as error:  # what the worker raises comes as a reply, so this is the way to it
+            return Reply(None, failure=f"its call or its reply cannot be sent ({error.cause})", trace=str(error))
+        except ray.exceptions.OutOfMemoryError as error:
+            raise LostWorkerError("its machine ran out of memory") from error
+        except ray.exceptions.RayError as error:
+            raise LostWorkerError("its process or machine died") from error
+        return reply
+
+    def end(self, actor: ActorHandle) -> None:
+        import ray
+
+        if ray.is_initialized():  # else ray.kill would start a Ray of its own
+            ray.kill(actor)
+
+
+@contextmanager
+def open_cluster(
+    address: str | None,
+    *,
+    object_store_bytes: int,
+    log_folder: Path,
+    num_cpus: int | None = None,
+    join_seconds: float = 20.0,
+) -> Iterator[Cluster]:
+    """A cluster for the length of the block; afterwards no process of it is left.
+
+    `address` None starts Ray on this machine, with `num_cpus` (its cores) and an object store of `object_store_bytes`;
+    `in-process` uses no Ray; `auto`, HOST:PORT or ray://HOST:PORT joins a cluster that must answer in `join_seconds`.
+    When a worker of a local Ray was lost or the block raises, what the workers printed is copied to `log_folder`/ray.
+    SIGTERM interrupts the block as Ctrl-C does. Raises ClusterError when Ray does not start or answer, or runs already.
+    """
+    if address == "in-process":
+        yield InProcess()
+        return
+    opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
+    with _sigterm_restored(), opened as cluster:
+        _sigterm_as_interrupt()
+        yield cluster
+
+
+@contextmanager
+def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) -> Iterator[Cluster]:
+    # Ray opens its session folder to everybody, and its ports too: hence a closed folder around it, and a token. The
+    # paths of its sockets must stay below 107 bytes, which a long TMPDIR would break.
+    home = Path(tempfile.mkdtemp(prefix="orch-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
+    token = home / "token"
+    token.touch(mode=0o600)
+    token.write_text(_token())
+    failed = True
+    try:
+        with _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}):
+            cluster = _start_ray(home / "ray", object_store_bytes, num_cpus)
+        yield cluster
+        failed = cluster.num_lost > 0
+    finally:
+        _stop_ray(token)
+        if failed:
+            _copy_worker_output(home / "ray", log_folder / "ray")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@functools.cache
+def _token() -> str:
+    """One token for all clusters of this process, since Ray reads it once."""
+    return secrets.token_hex(32)
+
+
+def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> RayCluster:
+    import ray
+
+    _refuse_second_ray()
+    ray._raylet.Config.initialize("")  # whoever imported ray before made it read the variables then
+    cores = len(os.sched_getaffinity(0))
+    if num_cpus is None and cores != os.cpu_count():
+        num_cpus = cores  # Ray sees the limits of a container, but not those of a batch system
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+        )
+        return RayCluster(is_local=True)
+    except Exception as error:
+        raise ClusterError(
+            f"Ray could not be started on this machine ({_first_line(error)}); mend that, or run without it by "
+            "--address in-process"
+        ) from error
+
+
+def _stop_ray(token: Path) -> None:
+    """Shut Ray down, and end what it forgets: all of it when it was interrupted while it started."""
+    import psutil
+    import ray
+
+    processes = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.environ().get("RAY_AUTH_TOKEN_PATH") == str(token):
+                processes += [child, *child.children(recursive=True)]
+    ray.shutdown()
+    _, alive = psutil.wait_procs(processes, timeout=1.0)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _refuse_second_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
+
+
+@contextmanager
+def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
+    import ray
+
+    _refuse_second_ray()
+    advice = "check the address, that the cluster runs, and that this machine reaches it"
+    try:  # ray.init hangs for minutes, deaf to Ctrl-C, when nobody answers: so another process tries first
+        subprocess.run(
+            [sys.executable, "-c", _JOIN, address], check=True, capture_output=True, text=True, timeout=join_seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"no Ray cluster answers at '{address}' within {join_seconds:g} seconds; {advice}") from None
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ClusterError(f"the Ray cluster at '{address}' cannot be joined ({reason}); {advice}") from None
+    sources = Path(__file__).resolve().parents[2]
+    modules = [str(sources / package) for package in _PACKAGES]
+    try:
+        try:
+            ray.init(
+                address=address, runtime_env={"py_modules": modules}, log_to_driver=False, logging_level=logging.ERROR
+            )
+            cluster = RayCluster(is_local=False)
+        except Exception as error:
+            raise ClusterError(
+                f"the Ray cluster at '{address}' cannot be joined ({_first_line(error)}); {advice}"
+            ) from error
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _sigterm_restored() -> Iterator[None]:
+    """Put back the handler of SIGTERM that `_sigterm_as_interrupt` and ray.init replace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _sigterm_as_interrupt() -> None:
+    """Let SIGTERM do what Ctrl-C does; called after ray.init, whose own handlers end differently here and there."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextmanager
+def _environment(variables: dict[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    set_environment(variables)
+    try:
+        yield
+    finally:
+        set_environment(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _copy_worker_output(session_root: Path, folder: Path) -> None:
+    """Keep what workers printed, crashes included; most of the many files of a session say nothing."""
+    for path in session_root.glob("session_*/logs/worker-*"):
+        lines = path.read_bytes()[-_LONGEST_OUTPUT:].splitlines(keepends=True)
+        said = [line for line in lines if not line.startswith(b":")]  # Ray's own marks: job and actor
+        if said:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / path.name).write_bytes(b"".join(said))
