@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, e, log2
 
 import numpy as np
 import torch
@@ -56,16 +56,28 @@ def distribution(
         columns = slice(first, first + chunk)
         z = F.linear(states, weight[columns], None if bias is None else bias[columns])
         blocks = torch.split(z, len(z) if z.is_cuda else _BLOCK_ROWS)
-        chunk_ids = torch.cat([top_ids(rows, min(k, z.shape[1])) for rows in blocks])
-        ids.append(chunk_ids + first)
-        logits.append(z.gather(1, chunk_ids).float())
+        found = [_reduce(rows, min(k, z.shape[1]), temperatures) for rows in blocks]
+        ids.append(torch.cat([part.ids for part in found]) + first)
+        logits.append(torch.cat([part.logits for part in found]))
         for temperature in temperatures:
-            part = torch.cat([_log_partition(rows, temperature) for rows in blocks])
+            part = torch.cat([part.log_partitions[temperature] for part in found])
             before = partitions.get(temperature)
             partitions[temperature] = part if before is None else torch.logaddexp(before, part)
     candidates = torch.cat(logits, dim=1)
     best, order = candidates.sort(dim=1, descending=True, stable=True)
     return Distribution(torch.cat(ids, dim=1).gather(1, order[:, :k]), best[:, :k].contiguous(), partitions)
+
+
+def _reduce(z: Tensor, k: int, temperatures: Sequence[float]) -> Distribution:
+    """The same of given logits `z` [P, C], with ids in no order; exp2 is several times as fast as exp on a CPU."""
+    ids = top_ids(z, k)
+    logits = z.gather(1, ids).float()
+    largest = logits.amax(dim=1, keepdim=True)
+    partitions = {}
+    for t in temperatures:
+        powers = z.to(torch.float32, copy=True).sub_(largest).mul_(log2(e) / t).exp2_()
+        partitions[t] = powers.sum(dim=1).log_() + largest[:, 0] / t
+    return Distribution(ids, logits, partitions)
 
 
 def top_ids(z: Tensor, k: int) -> Tensor:
@@ -93,13 +105,3 @@ def _partition(values: Tensor, k: int) -> Tensor:
     array = values.float().numpy()
     largest: Int64 = np.argpartition(array, array.shape[1] - k, axis=1)[:, -k:]
     return torch.from_numpy(largest)
-
-
-def _log_partition(z: Tensor, temperature: float) -> Tensor:
-    """log Σ exp(z / T) of each row of `z` [P, C]: float32 [P]."""
-    if temperature == 1:
-        normalised = torch.log_softmax(z, dim=1, dtype=torch.float32)
-    else:
-        normalised = torch.log_softmax(z.float() / temperature, dim=1)
-    # The fused kernel is much faster than logsumexp; the partition is what it subtracted.
-    return z[:, 0].float() / temperature - normalised[:, 0]
