@@ -19,8 +19,11 @@ from vocab_tools.canonical import CanonicalToken, canonical_tokens
 from vocab_tools.errors import VocabularyError
 from vocab_tools.files import new_folder
 from vocab_tools.mapping import MAPPING_FILE, write_mapping
+from vocab_tools.mass import has_model, teacher_mass_outside
+from vocab_tools.measure import measure_texts
+from vocab_tools.merged import merged_config, merged_document
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
-from vocab_tools.report import VocabularyReport, make_report, write_report
+from vocab_tools.report import TextMeasure, VocabularyReport, make_report, write_report
 from vocab_tools.tokenizers import Fillers, dump, student_config, student_document
 from vocab_tools.trim import Bools, Needs, measure_needs
 from vocab_tools.union import Union, unite
@@ -46,31 +49,54 @@ class VocabularySource:
 
 
 def build_vocabulary(
-    sources: Sequence[VocabularySource], out: Path, *, merge: Merge = "canonical", max_size: int | None = None
+    sources: Sequence[VocabularySource],
+    out: Path,
+    *,
+    merge: Merge = "canonical",
+    max_size: int | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    teacher_mass: bool = False,
 ) -> VocabularyReport:
     """Build a student vocabulary of one teacher's (trim) or several teachers' tokenizers (union) in the folder `out`.
 
     The folder appears complete or not at all; mapping.py names its files. `max_size` keeps the tokens that the corpora
     need most often and asks for counts in every source. The order of `sources` changes nothing: names decide.
+
+    `texts` are samples on which the result is measured, by source name or one of its `tokenizer_names`; with
+    `teacher_mass` a source that is a checkpoint folder is also asked what its model expects there (slow).
     Raises VocabularyError with one sentence.
     """
     out = Path(out)
     _check(sources, max_size)
+    routes = {name: source.name for source in sources for name in (source.name, *source.tokenizer_names)}
+    if unknown := sorted(set(texts or {}) - set(routes)):
+        raise VocabularyError(f"there are texts of '{unknown[0]}', but no tokenizer has that name")
     teachers = {source.name: _read(source) for source in sources}
     identities = {name: identify(teacher, merge=merge) for name, teacher in sorted(teachers.items())}
-    needs = {
-        source.name: measure_needs(teachers[source.name], source.counts)
-        for source in sources
-        if source.counts is not None
-    }
+    counts = {source.name: source.counts for source in sources if source.counts is not None}
+    needs = {name: measure_needs(teachers[name], of_teacher) for name, of_teacher in counts.items()}
     kept = {source.name: _kept(teachers[source.name], needs.get(source.name), source.min_count) for source in sources}
     union = unite(identities, kept=kept, needs=needs, max_size=max_size)
-    counts = {source.name: source.counts for source in sources if source.counts is not None}
     report = make_report(teachers, identities, union, counts, merge=merge)
     with new_folder(out, marker=MAPPING_FILE) as folder:
-        tokenizer_names = _write(folder, sources, teachers, union)
-        fingerprints = {name: teacher.fingerprint() for name, teacher in teachers.items()}
-        write_mapping(folder, size=len(union.tokens), merge=merge, teachers=fingerprints, tokenizers=tokenizer_names)
+        _write(folder, sources, teachers, union)
+        if len(sources) > 1:
+            _write_tokenizer(
+                folder / "tokenizers" / MERGED,
+                merged_document(union, teachers, counts, surface=merge == "surface"),
+                dump(merged_config()),
+            )
+        write_mapping(
+            folder,
+            size=len(union.tokens),
+            merge=merge,
+            teachers={name: teacher.fingerprint() for name, teacher in teachers.items()},
+            opened={source.name: str(source.tokenizer) for source in sources},
+            tokenizers=routes | ({MERGED: ""} if len(sources) > 1 else {}),
+        )
+        if texts:
+            paths = {source.name: source.tokenizer for source in sources} if teacher_mass else {}
+            report = replace(report, texts=_measure(folder, texts, routes, teachers, union, paths))
         write_report(report, folder)
     return report
 
@@ -104,24 +130,47 @@ def _kept(teacher: TeacherTokenizer, needs: Needs | None, min_count: int) -> Boo
 
 def _write(
     folder: Path, sources: Sequence[VocabularySource], teachers: Mapping[str, TeacherTokenizer], union: Union
-) -> dict[str, str]:
+) -> None:
     (folder / "vocab.json").write_bytes(dump(dict(zip(map(str, range(len(union.names))), union.names, strict=True))))
     (folder / "maps").mkdir()
     fillers = Fillers(union.names)
-    owners: dict[str, str] = {}
     for source in sources:
-        table = union.maps[source.name]
+        teacher, table = teachers[source.name], union.maps[source.name]
         np.save(folder / "maps" / f"{source.name}.npy", table)
         first = folder / "tokenizers" / source.name
-        first.mkdir(parents=True)
-        (first / "tokenizer.json").write_bytes(student_document(teachers[source.name], table, fillers))
-        (first / "tokenizer_config.json").write_bytes(dump(student_config(teachers[source.name])))
-        owners[source.name] = source.name
-        for name in source.tokenizer_names:
-            owners[name] = source.name
-            if name != source.name:
-                shutil.copytree(first, first.with_name(name))
-    return owners
+        _write_tokenizer(first, student_document(teacher, table, fillers), dump(student_config(teacher)))
+        for name in sorted({*source.tokenizer_names} - {source.name}):
+            shutil.copytree(first, first.with_name(name))
+
+
+def _write_tokenizer(folder: Path, document: bytes, config: bytes) -> None:
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_bytes(document)
+    (folder / "tokenizer_config.json").write_bytes(config)
+
+
+def _measure(
+    folder: Path,
+    texts: Mapping[str, Sequence[str]],
+    routes: Mapping[str, str],
+    teachers: Mapping[str, TeacherTokenizer],
+    union: Union,
+    paths: Mapping[str, Path | str],
+) -> tuple[TextMeasure, ...]:
+    def mass(name: str, lines: Sequence[str]) -> float | None:
+        if name not in paths or not has_model(paths[name]):
+            return None
+        return teacher_mass_outside(paths[name], teachers[name], lines, union.maps[name])
+
+    return measure_texts(
+        texts,
+        routes=routes,
+        backends={name: teachers[name].backend() for name in {routes[language] for language in texts}},
+        maps=union.maps,
+        tokenizers_folder=folder / "tokenizers",
+        merged=MERGED if len(teachers) > 1 else None,
+        teacher_mass=mass,
+    )
 
 
 def _check(sources: Sequence[VocabularySource], max_size: int | None) -> None:

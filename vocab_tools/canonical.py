@@ -106,7 +106,7 @@ def canonical_text(token: str, *, marks: Marks, prefix: str = "##", byte_fallbac
     if marks == "wordpiece":
         if token.startswith(prefix) and len(token) > len(prefix):
             return CanonicalToken(_composed(token[len(prefix) :]), False)
-        return CanonicalToken(_composed(token), not _is_cut_off(token))
+        return CanonicalToken(_composed(token), not is_cut_off(token))
     return CanonicalToken(_composed(token), False)
 
 
@@ -176,7 +176,7 @@ def _from_bytes(token: str) -> CanonicalToken:
         return CanonicalToken(content, False)
 
 
-def _is_cut_off(token: str) -> bool:
+def is_cut_off(token: str) -> bool:
     """Whether BERT's pre-tokenizer separates the first character from its neighbours without any space."""
     first = token[:1]
     if first.isascii():

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vocab_tools.canonical import ROLES, Role
 from vocab_tools.errors import VocabularyError
 from vocab_tools.files import hash_file
-from vocab_tools.read import read_tokenizer
+from vocab_tools.read import TeacherTokenizer, read_tokenizer
 from vocab_tools.tokenizers import dump
 from vocab_tools.union import Int32
 
@@ -39,6 +39,7 @@ class Vocabulary:
     size: int
     merge: str
     teachers: Mapping[str, str]  # name -> fingerprint of the teacher's tokenizer
+    opened: Mapping[str, str]  # name -> the path or name from which that tokenizer was read
     tokenizers: Mapping[str, str]  # name of a tokenizer folder -> the teacher it belongs to ("" for the merged one)
     _hashes: Mapping[str, str]
 
@@ -83,13 +84,15 @@ class Vocabulary:
             self._checked(file)
         return self.folder / folder
 
-    def require_teacher(self, name: str, tokenizer: Path | str) -> None:
-        """Refuse a tokenizer that is not the one from which the map of this teacher was made."""
-        if read_tokenizer(tokenizer, name=name).fingerprint() != self.teachers[self._known(name, self.teachers)]:
+    def require_teacher(self, name: str, tokenizer: Path | str) -> TeacherTokenizer:
+        """Open a teacher's tokenizer and refuse any other than that from which the map was made."""
+        teacher = read_tokenizer(tokenizer, name=name)
+        if teacher.fingerprint() != self.teachers[self._known(name, self.teachers)]:
             raise VocabularyError(
                 f"{self.folder} maps the ids of another tokenizer than {tokenizer} for '{name}';"
                 " build the vocabulary again"
             )
+        return teacher
 
     def verify(self) -> None:
         """Check every file against its hash now."""
@@ -121,6 +124,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
             size=document["size"],
             merge=document["merge"],
             teachers=document["teachers"],
+            opened=document["opened"],
             tokenizers=document["tokenizers"],
             _hashes=document["files"],
         )
@@ -134,7 +138,13 @@ def open_vocabulary(folder: Path) -> Vocabulary:
 
 
 def write_mapping(
-    folder: Path, *, size: int, merge: str, teachers: Mapping[str, str], tokenizers: Mapping[str, str]
+    folder: Path,
+    *,
+    size: int,
+    merge: str,
+    teachers: Mapping[str, str],
+    opened: Mapping[str, str],
+    tokenizers: Mapping[str, str],
 ) -> None:
     """Write mapping.json, with the hash of every file that is already in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -143,6 +153,7 @@ def write_mapping(
         "size": size,
         "merge": merge,
         "teachers": dict(sorted(teachers.items())),
+        "opened": dict(sorted(opened.items())),
         "tokenizers": dict(sorted(tokenizers.items())),
         "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _FAMILIES: dict[str, Family] = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _GENERIC_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 _KEPT_SETTINGS = ("model_max_length", "padding_side", "truncation_side", "model_input_names")
 
@@ -66,7 +68,7 @@ class TeacherTokenizer:
         rest = {key: value for key, value in self.spec.items() if key not in ("model", "truncation", "padding")}
         small = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
         digest = hashlib.blake2b(json.dumps([rest, small], sort_keys=True).encode(), digest_size=16)
-        digest.update("\0".join(token or "" for token in self.tokens).encode())
+        digest.update("\0".join(token or "" for token in self.tokens).rstrip("\0").encode())
         digest.update("\0".join(f"{left} {right}" for left, right in model.get("merges", [])).encode())
         if isinstance(model["vocab"], list):
             digest.update(np.array([score for _, score in model["vocab"]], dtype=np.float64).tobytes())
@@ -82,6 +84,8 @@ def read_tokenizer(where: Path | str, *, name: str | None = None) -> TeacherToke
     """
     path = Path(where)
     name = name or (path.name if path.suffix == "" or path.is_dir() else path.parent.name)
+    if not path.exists() and not _HUB_NAME.fullmatch(str(where)):
+        raise VocabularyError(f"{where} does not exist; expected a tokenizer's folder or file, or a name of the hub")
     if not path.exists():
         return _read_with_transformers(str(where), name)
     folder = path if path.is_dir() else path.parent

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vocab_tools.errors import VocabularyError
-from vocab_tools.specs import METASPACE, AddedToken, Component, Model, Spec, added_token, byte_alphabet
+from vocab_tools.specs import METASPACE, AddedToken, Component, Model, Spec, added_token, byte_alphabet, template
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # SentencePiece.Type
 
@@ -132,26 +132,6 @@ def read_sentencepiece(model_file: Path) -> Spec:
         post_processor=template(vocab, cls, sep, second_type=0, twice=xlm_roberta),
         decoder=metaspace,
     )
-
-
-def template(
-    vocab: dict[str, int], cls: str | None, sep: str | None, *, second_type: int, twice: bool = False
-) -> Component:
-    """The post-processor `cls A sep`, `cls A sep B sep` (`twice`: `sep sep` between), with what the vocabulary has."""
-    used = [token for token in (cls, sep) if token is not None and token in vocab]
-
-    def special(token: str | None, type_id: int) -> list[Component]:
-        return [{"SpecialToken": {"id": token, "type_id": type_id}}] if token in used else []
-
-    single = [*special(cls, 0), {"Sequence": {"id": "A", "type_id": 0}}, *special(sep, 0)]
-    between = special(sep, 0) if twice else []
-    pair = [*single, *between, {"Sequence": {"id": "B", "type_id": second_type}}, *special(sep, second_type)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": pair,
-        "special_tokens": {token: {"id": token, "ids": [vocab[token]], "tokens": [token]} for token in used},
-    }
 
 
 def _sentencepiece_model(

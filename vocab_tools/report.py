@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vocab_tools.canonical import CanonicalToken
+from vocab_tools.errors import VocabularyError
 from vocab_tools.read import TeacherTokenizer
 from vocab_tools.union import Union
 
@@ -135,6 +136,25 @@ def write_report(report: VocabularyReport, folder: Path) -> None:
 
     (folder / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(report), encoding="utf-8")
+
+
+def read_report(folder: Path) -> VocabularyReport:
+    """The report that write_report left in a folder."""
+    path = folder / "report.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return VocabularyReport(
+            **document
+            | {
+                "sources": tuple(SourceReport(**entry) for entry in document["sources"]),
+                "pairs": tuple(PairOverlap(**entry) for entry in document["pairs"]),
+                "examples": tuple(MergedExample(**entry) for entry in document["examples"]),
+                "embedding_parameters": {int(key): value for key, value in document["embedding_parameters"].items()},
+                "texts": tuple(TextMeasure(**entry) for entry in document["texts"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VocabularyError(f"{path} cannot be read ({error}); build the vocabulary again") from error
 
 
 def _source(

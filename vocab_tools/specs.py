@@ -5,7 +5,7 @@ A *spec* is the document that `tokenizers` itself loads and saves; nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
@@ -63,6 +63,26 @@ def added_token(index: int, content: str, *, special: bool = True, lstrip: bool 
     return AddedToken(
         id=index, content=content, single_word=False, lstrip=lstrip, rstrip=False, normalized=False, special=special
     )
+
+
+def template(
+    vocab: Mapping[str, int], cls: str | None, sep: str | None, *, second_type: int, twice: bool = False
+) -> Component:
+    """The post-processor `cls A sep`, `cls A sep B sep` (`twice`: `sep sep` between), with what the vocabulary has."""
+    used = [token for token in (cls, sep) if token is not None and token in vocab]
+
+    def special(token: str | None, type_id: int) -> list[Component]:
+        return [{"SpecialToken": {"id": token, "type_id": type_id}}] if token in used else []
+
+    single = [*special(cls, 0), {"Sequence": {"id": "A", "type_id": 0}}, *special(sep, 0)]
+    between = special(sep, 0) if twice else []
+    pair = [*single, *between, {"Sequence": {"id": "B", "type_id": second_type}}, *special(sep, second_type)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": pair,
+        "special_tokens": {token: {"id": token, "ids": [vocab[token]], "tokens": [token]} for token in used},
+    }
 
 
 def components(root: Component | None) -> Iterator[Component]:

@@ -1,0 +1,157 @@
+"""What the commands do: count corpora, build, and put reports into words. No printing here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vocab_tools.build import VocabularySource, build_vocabulary
+from vocab_tools.check import compare
+from vocab_tools.corpus import count_ids, read_texts, split_for_measure
+from vocab_tools.errors import VocabularyError
+from vocab_tools.mapping import open_vocabulary
+from vocab_tools.mass import has_model
+from vocab_tools.read import TeacherTokenizer, read_tokenizer
+from vocab_tools.report import read_report
+from vocab_tools.report_text import describe_report
+
+Int64 = npt.NDArray[np.int64]
+_ROUTE_SAMPLE = 200
+
+
+def run_union(
+    tokenizers: Sequence[str],
+    out: Path,
+    *,
+    merge: Literal["canonical", "surface"],
+    corpus: Sequence[str],
+    routes: Sequence[str],
+    min_count: int,
+    max_size: int | None,
+) -> str:
+    """Build a union and say what came out."""
+    teachers = _open_all(tokenizers)
+    counted, measured = _split(corpus)
+    asked = _pairs(routes, "--route LANG=NAME")
+    if unknown := sorted(set(asked) - set(counted)) + sorted(set(asked.values()) - set(teachers)):
+        raise VocabularyError(f"--route names '{unknown[0]}', which is no language of --corpus and no tokenizer here")
+    owner = {language: asked.get(language) or _least_cut(texts, teachers) for language, texts in counted.items()}
+    sources = []
+    for (name, teacher), where in zip(teachers.items(), tokenizers, strict=True):
+        own = tuple(sorted(language for language in counted if owner[language] == name))
+        counts = _count(teacher, (counted[language] for language in own)) if corpus else None
+        sources.append(VocabularySource(name, where, counts, min_count=min_count, tokenizer_names=own))
+    build_vocabulary(sources, out, merge=merge, max_size=max_size, texts=measured)
+    return run_show(out)
+
+
+def run_trim(
+    tokenizer: str,
+    out: Path,
+    *,
+    corpus: Sequence[str],
+    min_count: int,
+    min_frequency: float,
+    max_size: int | None,
+    teacher_mass: bool,
+) -> str:
+    """Build a trim and say what came out."""
+    if not corpus:
+        raise VocabularyError("trim needs text to know what is used; give --corpus LANG=FILE")
+    if teacher_mass and not has_model(tokenizer):
+        raise VocabularyError(
+            f"--teacher-mass needs a checkpoint, and {tokenizer} holds no config.json and .safetensors"
+        )
+    ((name, teacher),) = _open_all([tokenizer]).items()
+    counted, measured = _split(corpus)
+    counts = _count(teacher, counted.values())
+    source = VocabularySource(
+        name,
+        tokenizer,
+        counts,
+        min_count=max(min_count, ceil(min_frequency * int(counts.sum()))),
+        tokenizer_names=tuple(sorted(counted)),
+    )
+    build_vocabulary([source], out, max_size=max_size, texts=measured, teacher_mass=teacher_mass)
+    return run_show(out)
+
+
+def run_show(folder: Path) -> str:
+    """The report of a vocabulary folder as text."""
+    open_vocabulary(folder)
+    return describe_report(read_report(folder))
+
+
+def run_check(folder: Path, text: Path, *, teachers: Sequence[str]) -> str:
+    """Compare every student tokenizer of a folder with its teacher on the texts of a file; raises where they differ."""
+    vocabulary = open_vocabulary(folder)
+    vocabulary.verify()
+    elsewhere = _pairs(teachers, "--teacher NAME=PATH")
+    texts = read_texts(text)
+    lines = [f"{folder}: {vocabulary.size:,} tokens, {len(vocabulary.tokenizers)} tokenizers, every hash fits"]
+    for name in vocabulary.names:
+        where = elsewhere.get(name, vocabulary.opened[name])
+        teacher = vocabulary.require_teacher(name, where)
+        found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), texts)
+        if found.wrong:
+            raise VocabularyError(
+                f"the tokenizer of '{name}' differs from its teacher on {found.wrong} of {found.texts} texts, first on"
+                f" {found.example!r}; does the text name a special token that the teacher lacks?"
+            )
+        finer = f"; {found.finer:,} texts use tokens that the student lacks and are cut finer" if found.finer else ""
+        lines.append(f"{name}: {found.texts:,} texts, {found.tokens:,} tokens, the same ids and offsets{finer}")
+    return "\n".join(lines)
+
+
+def _open_all(tokenizers: Sequence[str]) -> dict[str, TeacherTokenizer]:
+    teachers: dict[str, TeacherTokenizer] = {}
+    for where in tokenizers:
+        teacher = read_tokenizer(where)
+        if teacher.name in teachers:
+            raise VocabularyError(f"two tokenizers are called '{teacher.name}'; rename one of the folders")
+        teachers[teacher.name] = teacher
+    return teachers
+
+
+def _split(corpus: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Texts to count and texts to measure on, by language."""
+    counted: dict[str, list[str]] = {}
+    measured: dict[str, list[str]] = {}
+    for language, file in _pairs(corpus, "--corpus LANG=FILE").items():
+        counted[language], measured[language] = split_for_measure(read_texts(Path(file)))
+    return counted, measured
+
+
+def _pairs(options: Sequence[str], form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise VocabularyError(f"'{option}' is not of the form {form}")
+        if key in pairs:
+            raise VocabularyError(f"{form}: '{key}' is given twice")
+        pairs[key] = value
+    return pairs
+
+
+def _count(teacher: TeacherTokenizer, texts: Iterable[Sequence[str]]) -> Int64:
+    total = np.zeros(len(teacher.tokens), dtype=np.int64)
+    for of_language in texts:
+        total += count_ids(teacher, of_language)
+    return total
+
+
+def _least_cut(texts: Sequence[str], teachers: Mapping[str, TeacherTokenizer]) -> str:
+    """The teacher that needs the fewest tokens for a sample, an unknown token weighing as much as ten."""
+
+    def weight(name: str) -> tuple[int, str]:
+        counts = count_ids(teachers[name], texts[:_ROUTE_SAMPLE])
+        unknown = teachers[name].roles.get("unk")
+        return int(counts.sum()) + (9 * int(counts[unknown]) if unknown is not None else 0), name
+
+    return min(teachers, key=weight)
