@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls one function, prints. Nothing heavy is imported before a command runs."""
+"""The command line: each command parses, calls one function, prints; nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def main() -> None:
         sys.exit(141)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(_number: int, _frame: object) -> None:
     raise _Stopped
 
 
@@ -348,15 +348,19 @@ def demo(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-def _mount_vocab() -> None:
-    try:
-        from vocab_tools.cli import app as vocab_app
-    except ImportError: return
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def vocab(context: typer.Context) -> None:
+    """Unions and trims of tokenizer vocabularies, without a run.
 
-    app.add_typer(vocab_app, name="vocab", help="Unions and trims of tokenizer vocabularies, without a run.")
+    Example:  orch vocab --help
+    """
+    from vocab_tools.cli import app as vocab_app
 
+    vocab_app(context.args, prog_name="orch vocab")
 
-_mount_vocab()
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The demo: the whole job on text that ships with orch, from tokenizers and teachers to students in all three setups."""
+"""The demo: the whole job on text that ships with orch, from two teachers to students of them in three setups."""
 
 from __future__ import annotations
 

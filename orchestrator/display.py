@@ -161,7 +161,8 @@ def print_vocabularies(built: Sequence[BuiltVocabulary]) -> None:
     for vocabulary in built:
         how = "built" if vocabulary.new else "already there"
         console.print(
-            f"{vocabulary.student}: {vocabulary.size:,} tokens of {', '.join(vocabulary.teachers)} ({how}) {vocabulary.folder}",
+            f"{vocabulary.student}: {vocabulary.size:,} tokens of {', '.join(vocabulary.teachers)} ({how}) "
+            f"{vocabulary.folder}",
             soft_wrap=True,
         )
 

@@ -8,6 +8,8 @@ again after any stop: what is done is recognised by the fingerprint of its input
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import TypeAlias
 
 import yaml
 
+from orchestrator import __version__
 from orchestrator.cluster import Cluster, open_cluster
 from orchestrator.locking import lock_run
+from orchestrator.logs import logging_to
 from orchestrator.run import Run
 from orchestrator.steps.evaluating import evaluate
 from orchestrator.steps.reporting import write_report
@@ -24,6 +28,8 @@ from orchestrator.steps.signals import precompute
 from orchestrator.steps.training import train
 from orchestrator.steps.vocabularies import build_vocabularies
 from orchestrator.storage import write_bytes
+
+_log = logging.getLogger(__name__)
 
 #: Entered around each step with its name, to show progress.
 Stage: TypeAlias = Callable[[str, Run], AbstractContextManager[None]]
@@ -83,12 +89,13 @@ def lazy_cluster(run: Run) -> Iterator[LazyCluster]:
 
 @contextmanager
 def driving(run: Run) -> Iterator[None]:
-    """Hold the run's lock, and leave its expanded configuration in its folder.
+    """Hold the run's lock, keep its log, and leave its expanded configuration in its folder.
 
     Raises:
         ClusterError: another driver works on this run; the text names it.
     """
-    with lock_run(run.root):
+    with lock_run(run.root), logging_to(run.root / "logs" / "orch.log"):
+        _log.info("orch %s: %s", __version__, " ".join(sys.argv[1:]))
         write_bytes(run.root / "config.yaml", _as_yaml(run).encode())
         yield
 

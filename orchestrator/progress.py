@@ -42,7 +42,7 @@ def run_progress(run: Run) -> list[Progress]:
 
 
 class PrecomputePoll:
-    """Shards of each teacher by a look at the names of their receipts; finds each store once, so it may be asked often."""
+    """Shards of each teacher by the names of their receipts; finds each store once, so it may be asked often."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

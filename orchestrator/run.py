@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from orchestrator.config.base import nearest
 from orchestrator.config.loading import load_config
-from orchestrator.config.run import SETUPS, RunConfig, Setup
+from orchestrator.config.run import SETUPS, RunConfig
 from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
 from orchestrator.errors import ConfigError
 from orchestrator.models.checkpoints import CheckpointInfo, describe_checkpoint
@@ -101,7 +100,7 @@ def make_run(config: RunConfig, *, setup: str | None = None, address: str | None
     """Expand a checked configuration, and refuse what its teachers cannot give."""
     if setup is not None and setup not in SETUPS:
         raise ConfigError(f"--setup {setup}: no such setup; {nearest(setup, list(SETUPS))}")
-    run = Run(expand(config, setup=cast(Setup | None, setup)), address or config.cluster.address)
+    run = Run(expand(config, setup=setup), address or config.cluster.address)
     for teacher in run.teachers:
         run.teacher_request(teacher)
     _check_starts(run)
@@ -120,13 +119,14 @@ def _check_starts(run: Run) -> None:
         source = start.teacher or (models[0] if len(models) == 1 else None)
         if source is None:
             raise ConfigError(
-                f"Student '{student.name}' starts from a teacher's layers, but has {len(models)} teachers with a model; "
-                "name one with initialisation.teacher, or set initialisation.layers: random."
+                f"Student '{student.name}' starts from a teacher's layers, but {len(models)} of its teachers have a "
+                "model; name one with initialisation.teacher, or set initialisation.layers: random."
             )
         info = run.checkpoints.get(source)
         if info is None:
             raise ConfigError(
-                f"initialisation.teacher: '{source}' has no model, or answers for no student of this setup; name another."
+                f"initialisation.teacher: '{source}' has no model, or answers for no student of this setup; "
+                "name another."
             )
         if info.width != student.template.hidden_size:
             raise ConfigError(

@@ -98,7 +98,7 @@ def student_receipt(folder: Path) -> dict[str, JSON] | None:
 
 
 def default_threads(run: Run) -> int:
-    """Threads of one group: the machine's cores divided among the groups of the setup, so that resuming changes nothing."""
+    """Threads of one group: the cores divided among the groups of the setup, so that resuming changes nothing."""
     return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // len(run.expanded.groups))
 
 

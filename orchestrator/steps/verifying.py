@@ -12,31 +12,30 @@ from orchestrator.signals.store import Store
 from orchestrator.steps.training import student_receipt
 from orchestrator.storage import hash_file
 
-_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]+$|\.partial$")
+#: Folders that a kill left before they had their name; the next start clears them away.
+_UNFINISHED = re.compile(r"\.tmp-\d+-[0-9a-f]+$|\.partial$")
 
 
 def verify_run(run: Run, on_progress: Callable[[str], None] | None = None) -> list[str]:
     """Every problem as one sentence; reads every file of corpus, signals, vocabularies, checkpoints and students."""
     problems: list[str] = []
-    for what, check in _checks(run.root):
+    for folder, check in _checks(run.root):
         if on_progress is not None:
-            on_progress(what)
+            on_progress(str(folder))
         try:
-            problems += check()
+            problems += check(folder)
         except OrchError as error:
             problems.append(str(error))
     return problems
 
 
-def _checks(root: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
-    for path in sorted(root.glob("corpus/*")):
-        yield str(path), lambda path=path: _corpus(path)  # type: ignore[misc]
-    for path in sorted(root.glob("signals/*")):
-        yield str(path), lambda path=path: Store.open(path).verify()  # type: ignore[misc]
-    for path in sorted(root.glob("vocab/*")):
-        yield str(path), lambda path=path: _vocabulary(path)  # type: ignore[misc]
-    for path in sorted(root.glob("students/*/*")):
-        yield str(path), lambda path=path: _student(path)  # type: ignore[misc]
+def _checks(root: Path) -> Iterator[tuple[Path, Callable[[Path], list[str]]]]:
+    """Every folder of a run that has checksums, with what checks it."""
+    rooms = {"corpus/*": _corpus, "signals/*": _signals, "vocab/*": _vocabulary, "students/*/*": _student}
+    for pattern, check in rooms.items():
+        for folder in sorted(root.glob(pattern)):
+            if not _UNFINISHED.search(folder.name):
+                yield folder, check
 
 
 def _corpus(folder: Path) -> list[str]:
@@ -45,16 +44,18 @@ def _corpus(folder: Path) -> list[str]:
     corpus = open_corpus(folder)
     for language in corpus.languages:
         for split in ("train", "held_out"):
-            corpus.texts(language, split, 0, corpus.info(language, split).num_texts)  # type: ignore[arg-type]
+            corpus.texts(language, split, 0, corpus.info(language, split).num_texts)
     return []
+
+
+def _signals(folder: Path) -> list[str]:
+    return Store.open(folder).verify()
 
 
 def _vocabulary(folder: Path) -> list[str]:
     from vocab_tools.errors import VocabularyError
     from vocab_tools.mapping import open_vocabulary
 
-    if _TEMPORARY.search(folder.name):
-        return []
     try:
         open_vocabulary(folder).verify()
     except VocabularyError as error:
