@@ -43,15 +43,15 @@ def measure_needs(teacher: TeacherTokenizer, counts: npt.NDArray[np.integer]) ->
     """Spread the counts of a corpus (int [V_t], how often each id occurs) to the parts that each id is made from."""
     if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or (counts.size and counts.min() < 0):
         raise VocabularyError(f"counts of '{teacher.name}' must be one whole number, at least 0, for each of its ids")
-    if len(counts) > len(teacher.tokens) and counts[len(teacher.tokens) :].any():
+    named = np.flatnonzero(counts)
+    if beyond := [i for i in named.tolist() if i >= len(teacher.tokens) or teacher.tokens[i] is None]:
         raise VocabularyError(
-            f"counts of '{teacher.name}' name id {int(np.flatnonzero(counts)[-1])},"
-            f" but its tokenizer has {len(teacher.tokens)} ids; were they counted with another tokenizer?"
+            f"counts of '{teacher.name}' name id {beyond[0]}, which has no token in its tokenizer;"
+            " were they counted with another tokenizer?"
         )
     need = np.zeros(len(teacher.tokens), dtype=np.int64)
-    need[: len(counts)] = counts[: len(need)]
-    need[[token is None for token in teacher.tokens]] = 0
-    wholes, parts = _edges(teacher, np.flatnonzero(need))
+    need[named] = counts[named]
+    wholes, parts = _edges(teacher, named)
     spread(need, wholes, parts)
     return Needs(need=need, always=always_kept(teacher), wholes=wholes, parts=parts)
 
