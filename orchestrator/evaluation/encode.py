@@ -16,8 +16,8 @@ from torch import Tensor
 from orchestrator.models.encoder import Encoder
 from orchestrator.records import Int32, Int64
 
-#: Rows × longest row of one batch.
-TOKENS_PER_BATCH = 8192
+#: Rows × longest row of one batch; a CPU is a third faster at 1 000 to 2 000 than at 8 000.
+TOKENS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
     | bits_per_character | bits per masked token × tokens per character: comparable across vocabularies |
     | unknown_share | masked tokens that the vocabulary lacks, charged as [UNK] and 8 bits per byte of their surface |
     | teacher_agreement, teacher_kl | the same first choice, KL(teacher ‖ model) in nats, on the same positions |
+    | teacher_kl_shared | the part of that KL within the tokens that both have |
     | teacher_mass_outside | the teacher's mass on tokens that the model lacks |
     | retrieval_cosine, retrieval_csls, retrieval_chance | share of translations found, by layer and direction |
     | cka, cka_shuffled | of the last layers of both sides, and with the pairs shuffled |

@@ -52,6 +52,7 @@ class MaskedScore:
     nats: float = 0.0
     agreed: int = 0
     divergence: float = 0.0
+    shared_divergence: float = 0.0
     outside: float = 0.0
 
     def __add__(self, other: MaskedScore) -> MaskedScore:
@@ -72,7 +73,9 @@ def score(head: MaskedHead, labels: Labels, *, unk: int, teacher: TeacherView | 
     `correct` counts largest probabilities on the true token; a token unknown to the model is never right. `agreed`
     counts positions where the model's first choice is the teacher's first choice carried over to the model's ids.
     `divergence` sums KL(teacher ‖ model) in nats at temperature 1 (the fidelity of Stanton et al. 2021) over the
-    tokens that both have and one bucket for all the rest, [UNK] included; `outside` sums the teacher's mass in it.
+    tokens that both have and one bucket for all the rest, [UNK] included. `outside` sums the teacher's mass in that
+    bucket, and `shared_divergence` the part of the divergence that arises within the shared tokens: what is left when
+    a model is not blamed for the size of its vocabulary (the chain rule of KL).
     """
     total = MaskedScore()
     vocabulary = max(len(head.weight), len(teacher.head.weight) if teacher is not None else 0)
@@ -118,8 +121,14 @@ def _compare(log_probs: Tensor, choice: Tensor, teacher: TeacherView, rows: slic
     carried = log_probs.new_zeros(len(choice), log_probs.shape[1] + 1).index_add_(1, buckets.column, probs)
     shared, outside = carried[:, :-1], carried[:, -1]
     rest = log_probs[:, buckets.rest].logsumexp(dim=-1)
-    divergence = torch.special.xlogy(shared, shared).sub_(shared * log_probs).sum(dim=-1)
-    divergence += torch.special.xlogy(outside, outside) - outside * rest
+    within = torch.special.xlogy(shared, shared).sub_(shared * log_probs).sum(dim=-1)
+    # log1p of -exp: the model's mass on shared tokens; far below float32's reach it no longer matters.
+    own_kept, kept = torch.log1p(-rest.exp()).clamp_min(-80.0), shared.sum(dim=-1)
+    between = torch.special.xlogy(outside, outside) - outside * rest
+    between_kept = torch.special.xlogy(kept, kept) - kept * own_kept
     return MaskedScore(
-        agreed=int(agreed.sum()), divergence=float(divergence.double().sum()), outside=float(outside.double().sum())
+        agreed=int(agreed.sum()),
+        divergence=float((within + between).double().sum()),
+        shared_divergence=float((within - between_kept).double().sum()),
+        outside=float(outside.double().sum()),
     )

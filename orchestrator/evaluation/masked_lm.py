@@ -126,6 +126,7 @@ def _rows(
         figures |= {
             "teacher_agreement": found.agreed / found.count,
             "teacher_kl": found.divergence / found.count,
+            "teacher_kl_shared": found.shared_divergence / found.count,
             "teacher_mass_outside": found.outside / found.count,
         }
     for metric, value in figures.items():

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"), vocab_size=25)
 
 
-@pytest.mark.parametrize("tokens_per_batch", [1, 12, 8192])
+@pytest.mark.parametrize("tokens_per_batch", [1, 12, 2048])
 def test_masked_states_are_what_the_head_of_transformers_reads(
     folder: Path, tokens_per_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +42,7 @@ def test_masked_states_are_what_the_head_of_transformers_reads(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tokens_per_batch", [1, 12, 8192])
+@pytest.mark.parametrize("tokens_per_batch", [1, 12, 2048])
 def test_mean_vectors_of_every_layer(folder: Path, tokens_per_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "TOKENS_PER_BATCH", tokens_per_batch)
     vectors = mean_vectors(freeze(load_encoder(str(folder), need_head=False)), TokenRows.of(ROWS), pad=0)

@@ -127,7 +127,7 @@ def test_every_figure_is_there_once(job: EvaluationJob, rows: list[MetricRow]) -
         for language in model.languages:
             metrics = {row.metric for row in find(rows, model=model.name, language=language, split="held_out")}
             alone = {"masked_lm_accuracy", "masked_lm_nats", "bits_per_character", "unknown_share"}
-            compared = {"teacher_agreement", "teacher_kl", "teacher_mass_outside"}
+            compared = {"teacher_agreement", "teacher_kl", "teacher_kl_shared", "teacher_mass_outside"}
             assert metrics == (alone if model.role == "teacher" else alone | compared)
             assert len(find(rows, model=model.name, language=language, split="train")) == len(metrics)
 
@@ -150,7 +150,7 @@ def test_figures_of_a_trimmed_student_computed_token_by_token(
     student_log_probs = log_softmax(reference_logits(student.folder, in_student), axis=-1)[text.masked]
 
     right = agreed = unknown = 0
-    bits = divergence = outside = 0.0
+    bits = divergence = within = outside = 0.0
     for label, p, log_q in zip(text.label_ids, teacher_probs, student_log_probs, strict=True):
         target = int(id_map[label])
         if target < 0:
@@ -165,6 +165,8 @@ def test_figures_of_a_trimmed_student_computed_token_by_token(
         own_rest = 1 - sum(math.exp(log_q[id_map[t]]) for t in shared)
         divergence += sum(p[t] * (math.log(p[t]) - log_q[id_map[t]]) for t in shared)
         divergence += rest * math.log(rest / own_rest)
+        for t in shared:
+            within += p[t] * (math.log(p[t] / (1 - rest)) - (log_q[id_map[t]] - math.log(1 - own_rest)))
         outside += rest
 
     n = len(text.masked)
@@ -175,6 +177,7 @@ def test_figures_of_a_trimmed_student_computed_token_by_token(
         "unknown_share": unknown / n,
         "teacher_agreement": agreed / n,
         "teacher_kl": divergence / n,
+        "teacher_kl_shared": within / n,
         "teacher_mass_outside": outside / n,
     }
     assert unknown > 0

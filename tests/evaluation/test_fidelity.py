@@ -59,6 +59,8 @@ def test_teacher_by_hand() -> None:
     second = 3 * 0.1 * math.log(0.1 / 0.2) + 0.7 * math.log(0.7 / 0.4)
     assert found.divergence == pytest.approx(first + second, rel=1e-5)
     assert found.outside == pytest.approx(0.25 + 0.7, rel=1e-5)
+    first_shared = 0.05 * math.log(0.05 / 0.1) + 0.5 * math.log(0.5 / 0.4) - 0.75 * math.log(0.75 / 0.7)
+    assert found.shared_divergence == pytest.approx(first_shared, rel=1e-4)  # in the second, shares are as they should
 
 
 def test_cross_entropy_and_divergence_of_torch() -> None:
@@ -100,6 +102,7 @@ def test_divergence_is_never_negative(seed: int, student_size: int, teacher_size
     truth = Labels(torch.full((9,), UNK), torch.ones(9, dtype=torch.bool), torch.ones(9, dtype=torch.int64))
     found = score(student, truth, unk=UNK, teacher=TeacherView(teacher, id_map))
     assert found.divergence >= -1e-5
+    assert -1e-4 <= found.shared_divergence <= found.divergence + 1e-4
     assert 0 <= found.outside <= 9 + 1e-4
 
 
