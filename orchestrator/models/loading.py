@@ -62,4 +62,5 @@ def load_encoder(
             f"{path}: the checkpoint has no masked-language-model head (it lacks '{missing[0]}'), but its distribution"
             " is asked for; take a ...ForMaskedLM checkpoint, or objectives on hidden states alone"
         )
-    return Encoder(model if not missing else model.get_submodule(architecture.base_path)).to(device)
+    encoder = Encoder(model if not missing else model.get_submodule(architecture.base_path))
+    return encoder.to(device).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedToken
 
     Args:
         path: a name on the hub, or a folder with a tokenizer as `save_pretrained` leaves it, with tokenizer.json alone,
-            or with a WordPiece vocab.txt alone (lower-casing when no piece that begins a word has capitals).
+            or with a WordPiece vocab.txt alone.
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -80,12 +81,7 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast | None:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, local_files_only=True)
-    if "vocab.txt" in has:
-        from transformers import BertTokenizerFast
-
-        vocabulary = folder / "vocab.txt"
-        return BertTokenizerFast(vocab=str(vocabulary), do_lower_case=_is_lower_case(vocabulary), name_or_path=name)
-    return None
+    return _from_wordpieces(folder / "vocab.txt") if "vocab.txt" in has else None
 
 
 def _name_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -96,6 +92,20 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
             setattr(tokenizer, role, known)
 
 
-def _is_lower_case(vocabulary: Path) -> bool:
+def _from_wordpieces(vocabulary: Path) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer; whether it lower-cases and strips accents shows in the pieces that begin a word."""
+    from transformers import BertTokenizerFast
+
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
-    return all(piece == piece.lower() for piece in pieces if not piece.startswith(("[", "##")))
+    beginnings = [piece for piece in pieces if not piece.startswith(("[", "##"))]
+    lower_case = all(piece == piece.lower() for piece in beginnings)
+    return BertTokenizerFast(
+        vocab=str(vocabulary),
+        do_lower_case=lower_case,
+        strip_accents=lower_case and not any(map(_has_accent, beginnings)),
+        name_or_path=str(vocabulary.parent),
+    )
+
+
+def _has_accent(piece: str) -> bool:
+    return any(unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", piece))

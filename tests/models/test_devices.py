@@ -1,0 +1,46 @@
+"""`auto` finds what the machine computes in; what it cannot is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from orchestrator.errors import ConfigError
+from orchestrator.models import devices
+from orchestrator.models.devices import pick_device, pick_dtype
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_machine_has_it(able: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert pick_dtype("auto", device="cpu") == expected
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    assert pick_dtype("auto", device="cuda") == expected
+
+
+def test_old_releases_of_torch_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert pick_dtype("auto") == "float32"
+
+
+def test_what_is_named_is_taken() -> None:
+    assert pick_dtype("bfloat16") == "bfloat16"
+    assert pick_dtype("float16", device="cuda") == "float16"
+    assert pick_device("cpu") == "cpu"
+    assert set(devices.TORCH_DTYPES) == {"float32", "bfloat16", "float16"}
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a CPU cannot compute in 'float16'"):
+        pick_dtype("float16", device="cpu")
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match="'cuda' is asked for, but this machine has no usable GPU"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == "cuda"
