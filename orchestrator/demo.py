@@ -57,8 +57,8 @@ def prepare(folder: Path) -> None:
         text = (source / name).read_text(encoding="utf-8").replace("{folder}", str(folder))
         if not (folder / target).exists():
             write_bytes(folder / target, text.encode())
-    _unigram(folder / "tokenizers" / "multilingual", [folder / "text" / f"{lang}.txt" for lang in LANGUAGES], size=6000)
-    _wordpiece(folder / "tokenizers" / "english", [folder / "text" / "en.txt"], size=4000)
+    _unigram(folder / "tokenizers" / "multilingual", [folder / "text" / f"{lang}.txt" for lang in LANGUAGES], size=3000)
+    _wordpiece(folder / "tokenizers" / "english", [folder / "text" / "en.txt"], size=2500)
 
 
 def _unigram(folder: Path, files: list[Path], *, size: int) -> None:
