@@ -97,7 +97,7 @@ def line_plot(
         for line in lines:
             colour = _STAND_INS[line.colour]
             if line.raw is not None:
-                axes.plot(line.x, line.raw, color=colour, linewidth=0.8, alpha=0.28)
+                axes.plot(line.x, line.raw, color=colour, linewidth=0.8, alpha=0.18)
             axes.plot(
                 line.x,
                 line.y,

@@ -30,15 +30,20 @@ class Figures:
     bits_per_character: float | None = None
     agreement: float | None = None
     kl: float | None = None
+    kl_shared: float | None = None
+    mass_outside: float | None = None
     unknown_share: float | None = None
 
 
-#: Figure -> (metric of the rows, +1 when more is better, whether models with other tokens may be compared by it).
+#: Figure -> (metric of the rows, +1 when more is better and 0 when none is called the best, whether models that read
+#: other tokens may be compared by it).
 _FIGURES = {
     "accuracy": ("masked_lm_accuracy", 1, False),
     "bits_per_character": ("bits_per_character", -1, True),
     "agreement": ("teacher_agreement", 1, False),
     "kl": ("teacher_kl", -1, False),
+    "kl_shared": ("teacher_kl_shared", 0, False),
+    "mass_outside": ("teacher_mass_outside", 0, False),
     "unknown_share": ("unknown_share", 0, True),
 }
 
@@ -201,12 +206,12 @@ def alignment_table(rows: Sequence[AlignmentRow]) -> str:
 
 def percent(value: float | None) -> str:
     """0.1234 as `12.3 %`, None as a dash."""
-    return "–" if value is None else f"{100 * value:z.1f} %"
+    return "–" if value is None else f"{100 * value:z.1f} %".replace("-", "−")
 
 
 def decimal(value: float | None) -> str:
     """1.2345 as `1.23`, None as a dash."""
-    return "–" if value is None else f"{value:z.2f}"
+    return "–" if value is None else f"{value:z.2f}".replace("-", "−")
 
 
 def _best(row: HeadlineRow, rows: Sequence[HeadlineRow]) -> frozenset[str]:

@@ -21,6 +21,7 @@ from orchestrator.report.headline import AlignmentRow, Figures, HeadlineRow, Rol
 from orchestrator.report.reading import TrainingLog
 
 _NUM_SERIES = 8
+_DRAWN_POINTS = 300
 _TEACHER_COLOURS: tuple[Colour, ...] = ("teacher", "ink", "muted")
 _SHAPES: dict[Role, Shape] = {"teacher": "diamond", "student": "disc", "baseline": "ring"}
 _ROLE_PHRASES: dict[Role, str] = {
@@ -237,16 +238,7 @@ def learning_curves(logs: Sequence[TrainingLog]) -> list[PanelRow]:
         panels = []
         for term in dict.fromkeys(name for log in members for name in log.terms):
             chosen = [log for log in members if term in log.terms]
-            lines = [
-                Line(
-                    log.steps.astype(np.float64),
-                    _smooth(log.terms[term]),
-                    looks[log.student].colour,
-                    dashed=looks[log.student].style == "dashed",
-                    raw=log.terms[term],
-                )
-                for log in chosen
-            ]
+            lines = [_learning_line(log, term, looks[log.student]) for log in chosen]
             table = [
                 (log.student, int(step), float(value))
                 for log in chosen
@@ -256,6 +248,12 @@ def learning_curves(logs: Sequence[TrainingLog]) -> list[PanelRow]:
             panels.append(Panel(term, line_plot(lines, x_label="step"), data))
         made.append(PanelRow(setup, tuple(looks.values()), tuple(panels)))
     return made
+
+
+def _learning_line(log: TrainingLog, term: str, look: LegendEntry) -> Line:
+    drawn = np.unique(np.linspace(0, len(log.steps) - 1, _DRAWN_POINTS).astype(int))  # all when there are few
+    smooth, raw = _smooth(log.terms[term])[drawn], log.terms[term][drawn]
+    return Line(log.steps[drawn].astype(np.float64), smooth, look.colour, dashed=look.style == "dashed", raw=raw)
 
 
 def costs(logs: Sequence[TrainingLog]) -> list[Cost]:
