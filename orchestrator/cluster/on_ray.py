@@ -133,6 +133,10 @@ def open_cluster(
     if address == "in-process":
         yield InProcess()
         return
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
     opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
     with _sigterm_restored(), opened as cluster:
         _sigterm_as_interrupt()
@@ -169,8 +173,7 @@ def _token() -> str:
 def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> RayCluster:
     import ray
 
-    _refuse_second_ray()
-    ray._raylet.Config.initialize("")  # whoever imported ray before made it read the variables then
+    ray._raylet.Config.initialize("")  # it read the environment when it was imported
     cores = len(os.sched_getaffinity(0))
     if num_cpus is None and cores != os.cpu_count():
         num_cpus = cores  # Ray sees the limits of a container, but not those of a batch system
@@ -209,19 +212,13 @@ def _stop_ray(token: Path) -> None:
             process.kill()
 
 
-def _refuse_second_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
-
-
 @contextmanager
 def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
     import ray
 
-    _refuse_second_ray()
-    advice = "check the address, that the cluster runs, and that this machine reaches it"
+    advice = (
+        "check the address, that the cluster runs, that this machine reaches it, and its token (RAY_AUTH_TOKEN_PATH)"
+    )
     try:  # ray.init hangs for minutes, deaf to Ctrl-C, when nobody answers: so another process tries first
         subprocess.run(
             [sys.executable, "-c", _JOIN, address], check=True, capture_output=True, text=True, timeout=join_seconds

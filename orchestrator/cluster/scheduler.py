@@ -47,8 +47,12 @@ class Actors(Protocol[R]):
 
 @dataclass(eq=False)
 class _Task(Generic[U]):
+    """`suspect`: it was on a worker that died. A reply may die with the worker before it is sent, so that the unit
+    behind it is to blame; from now on it runs with none in line behind or before it, and the next blame is right."""
+
     unit: U
     attempts: int = 0
+    suspect: bool = False
 
 
 @dataclass(eq=False)
@@ -129,9 +133,16 @@ class Scheduler(Generic[U, R]):
         for seat in ready:
             if self._waiting and not seat.calls:
                 self._submit(seat)
-        for seat in ready:  # a second unit hides the way to and fro; near the end it would wait in line for nothing
-            if len(self._waiting) > len(self._seats) and len(seat.calls) == 1 and not self._work.fresh_worker:
+        for seat in ready:
+            if self._may_queue(seat):
                 self._submit(seat)
+
+    def _may_queue(self, seat: _Seat[U]) -> bool:
+        """A second unit in line hides the way to and fro; near the end it would only wait there."""
+        if self._work.fresh_worker or len(seat.calls) != 1 or len(self._waiting) <= len(self._seats):
+            return False
+        running = seat.calls[0].task
+        return running is not None and not running.suspect and not self._waiting[0].suspect
 
     def _submit(self, seat: _Seat[U]) -> None:
         task = self._waiting.popleft()
@@ -166,7 +177,10 @@ class Scheduler(Generic[U, R]):
         self.num_lost += 1
         self._leave(seat)
         running, *queued = seat.calls
-        self._waiting.extendleft(call.task for call in reversed(queued) if call.task is not None)
+        for call in seat.calls:
+            if call.task is not None:
+                call.task.suspect = True
+        self._waiting.extendleft(call.task for call in queued if call.task is not None)
         task, most = running.task, self._work.max_attempts
         if task is None:
             self._failed_starts += 1

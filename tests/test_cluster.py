@@ -1,0 +1,429 @@
+"""Units on workers: the rules with fake actors, then the same on a real Ray with workers that hang and are killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.cluster import Cluster, InProcess, Outcome, open_cluster
+from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
+from orchestrator.cluster.units import Host, Reply, Work
+from orchestrator.errors import ClusterError, DataError, UnitError
+
+Fate = Literal["done", "dies", "hangs", "dies at once"]
+Ref = tuple[int, int]
+
+
+class Doubler:
+    """Doubles; refuses 13 as a person's mistake and 14 as a defect."""
+
+    def run(self, unit: int) -> int:
+        if unit == 13:
+            raise DataError("13 is not in the corpus")
+        if unit == 14:
+            raise ValueError("no such row")
+        return 2 * unit
+
+
+def refuse_to_start() -> Doubler:
+    raise DataError("the checkpoint is missing")
+
+
+def name_of(unit: int) -> str:
+    return f"unit {unit}"
+
+
+def run(
+    cluster: Cluster,
+    make_worker: Callable[[], Doubler],
+    units: range,
+    *,
+    workers: int = 2,
+    deadline_seconds: float = 30.0,
+    max_attempts: int = 3,
+    fresh_worker: bool = False,
+    cpus: float = 1.0,
+) -> list[Outcome[int, int]]:
+    return list(
+        cluster.run_units(
+            make_worker,
+            units,
+            workers=workers,
+            cpus=cpus,
+            gpus=0.0,
+            deadline_seconds=deadline_seconds,
+            max_attempts=max_attempts,
+            label=name_of,
+            fresh_worker=fresh_worker,
+        )
+    )
+
+
+class TestInProcess:
+    def test_units_run_in_order_on_one_worker(self) -> None:
+        made = []
+
+        def make() -> Doubler:
+            made.append(1)
+            return Doubler()
+
+        outcomes = run(InProcess(), make, range(5))
+        assert [(o.unit, o.result, o.attempts, o.error) for o in outcomes] == [(u, 2 * u, 1, None) for u in range(5)]
+        assert len(made) == 1
+        run(InProcess(), make, range(5), fresh_worker=True)
+        assert len(made) == 6
+
+    def test_errors_for_people_pass_unchanged(self) -> None:
+        with pytest.raises(DataError, match=r"^13 is not in the corpus$"):
+            run(InProcess(), Doubler, range(10, 20))
+        with pytest.raises(DataError, match="checkpoint is missing"):
+            run(InProcess(), refuse_to_start, range(3))
+
+    def test_defects_name_the_unit_and_keep_the_traceback(self) -> None:
+        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
+            run(InProcess(), Doubler, range(14, 16))
+        assert "raise ValueError" in "".join(raised.value.__notes__)
+
+    def test_no_units_no_worker(self) -> None:
+        assert run(InProcess(), refuse_to_start, range(0)) == []
+
+    def test_interrupts_are_left_alone(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        run(InProcess(), Doubler, range(2))
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+class FakeActors:
+    """Actors that do a call when it is waited for, in random order; `fates` says how each attempt at a unit goes."""
+
+    def __init__(
+        self, fates: dict[int, list[Fate]], *, start_fates: tuple[Fate, ...] = (), seed: int = 0, depth: int = 2
+    ) -> None:
+        self.fates, self.start_fates = {unit: list(many) for unit, many in fates.items()}, list(start_fates)
+        self.random, self.depth = random.Random(seed), depth
+        self.hosts: dict[int, Host[int, int]] = {}
+        self.alive: set[int] = set()
+        self.most_alive = 0
+        self.calls: dict[Ref, tuple[str, object]] = {}
+        self.begun: dict[Ref, Fate] = {}
+        self.replies: dict[Ref, Reply[int] | None] = {}
+        self.runs: list[tuple[int, int]] = []
+
+    def new(self) -> int:
+        actor = len(self.hosts)
+        self.hosts[actor] = Host()
+        self.alive.add(actor)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return actor
+
+    def call(self, actor: int, method: str, argument: object) -> Ref:
+        assert actor in self.alive
+        ref = (actor, sum(known == actor for known, _ in self.calls))
+        self.calls[ref] = (method, argument)
+        in_flight = [known for known in self.calls if known[0] == actor and known not in self.replies]
+        assert len(in_flight) <= (self.depth if method == "run" else 2)
+        return ref
+
+    def wait(self, refs: list[Ref], timeout_seconds: float | None) -> Ref | None:
+        for ref in self.random.sample(refs, len(refs)):
+            if self._ends(ref):
+                return ref
+        assert timeout_seconds is not None, "would wait for ever"
+        return None
+
+    def reply(self, ref: Ref) -> Reply[int]:
+        reply = self.replies[ref]
+        if reply is None:
+            raise LostWorkerError("it was killed")
+        return reply
+
+    def end(self, actor: int) -> None:
+        self.alive.remove(actor)
+
+    def _ends(self, ref: Ref) -> bool:
+        actor, (method, argument) = ref[0], self.calls[ref]
+        if ref not in self.begun:
+            fates = {"settle": [], "start": self.start_fates}.get(method, self.fates.get(argument, []))
+            self.begun[ref] = fates.pop(0) if fates else "done"
+            if method == "run":
+                self.runs.append((actor, argument))
+        if self.begun[ref] == "hangs":
+            return False
+        if self.begun[ref].startswith("dies") or self._next_dies_at_once((actor, ref[1] + 1)):
+            self.replies[ref] = None
+        else:  # settling would change the signals of this process
+            self.replies[ref] = Reply(None) if method == "settle" else getattr(self.hosts[actor], method)(argument)
+        return True
+
+    def _next_dies_at_once(self, following: Ref) -> bool:
+        """The call in line behind kills the process before the reply to this one is out."""
+        method, argument = self.calls.get(following, ("", None))
+        if method != "run" or self.fates.get(argument, [])[:1] != ["dies at once"]:
+            return False
+        self.fates[argument].pop(0)
+        return True
+
+
+def work(units: range, *, workers: int = 2, max_attempts: int = 3, fresh_worker: bool = False) -> Work[int, int]:
+    return Work(Doubler, units, workers, 1.0, 0.0, 60.0, max_attempts, name_of, fresh_worker)
+
+
+FATES = st.dictionaries(st.integers(20, 40), st.lists(st.sampled_from(["dies", "hangs"]), max_size=4))
+
+
+class TestScheduler:
+    @given(
+        fates=FATES,
+        count=st.integers(0, 21),
+        workers=st.integers(1, 6),
+        max_attempts=st.integers(1, 4),
+        fresh=st.booleans(),
+        seed=st.integers(0, 2**32),
+    )
+    def test_every_unit_has_one_outcome_whatever_dies(
+        self, fates: dict[int, list[Fate]], count: int, workers: int, max_attempts: int, fresh: bool, seed: int
+    ) -> None:
+        actors = FakeActors(fates, seed=seed, depth=1 if fresh else 2)
+        job = work(range(20, 20 + count), workers=workers, max_attempts=max_attempts, fresh_worker=fresh)
+        outcomes = list(Scheduler(job, actors).outcomes())
+
+        assert sorted(outcome.unit for outcome in outcomes) == list(job.units)
+        for outcome in outcomes:
+            failures = len(fates.get(outcome.unit, []))
+            if failures >= max_attempts:
+                assert outcome.result is None
+                assert outcome.attempts == max_attempts
+                assert f"unit {outcome.unit} lost its worker {max_attempts} times" in outcome.error
+            else:
+                assert (outcome.result, outcome.error) == (2 * outcome.unit, None)
+                assert outcome.attempts == failures + 1
+        assert Counter(unit for _, unit in actors.runs) == {outcome.unit: outcome.attempts for outcome in outcomes}
+        assert not actors.alive
+        assert actors.most_alive <= workers
+        if fresh:
+            assert max(Counter(actor for actor, _ in actors.runs).values(), default=0) <= 1
+
+    @given(poison=st.sets(st.integers(0, 29), max_size=6), workers=st.integers(1, 4), seed=st.integers(0, 2**32))
+    def test_a_unit_that_shares_a_worker_with_a_killer_is_done(self, poison: set[int], workers: int, seed: int) -> None:
+        actors = FakeActors({100 + unit: ["dies at once"] * 99 for unit in poison}, seed=seed)
+        outcomes = list(Scheduler(work(range(100, 130), workers=workers, max_attempts=2), actors).outcomes())
+        assert {outcome.unit - 100 for outcome in outcomes if outcome.error is not None} == poison
+        assert sorted(outcome.unit for outcome in outcomes) == list(range(100, 130))
+
+    def test_workers_that_cannot_start_end_the_run(self) -> None:
+        actors = FakeActors({}, start_fates=("dies", "hangs", "dies"))
+        with pytest.raises(ClusterError, match=r"a worker for unit 0 could not be started, 3 in a row were lost"):
+            list(Scheduler(work(range(4), workers=1), actors).outcomes())
+        assert not actors.alive
+
+    def test_a_start_that_succeeds_forgives_those_before(self) -> None:
+        actors = FakeActors({0: ["dies"], 1: ["dies"]}, start_fates=("dies", "dies", "done", "dies", "dies", "done"))
+        assert len(list(Scheduler(work(range(2), workers=1), actors).outcomes())) == 2
+
+    def test_an_exception_of_a_unit_ends_the_run_and_all_actors(self) -> None:
+        actors = FakeActors({})
+        with pytest.raises(DataError, match="13 is not in the corpus"):
+            list(Scheduler(work(range(5, 14), workers=3), actors).outcomes())
+        assert not actors.alive
+
+    def test_actors_end_when_the_caller_stops_listening(self) -> None:
+        actors = FakeActors({})
+        outcomes = Scheduler(work(range(20, 40), workers=3), actors).outcomes()
+        next(outcomes)
+        outcomes.close()
+        assert not actors.alive
+
+    def test_no_unit_waits_in_line_while_a_worker_is_idle(self) -> None:
+        actors = FakeActors({}, depth=1)  # as many units as workers: a second call in flight would be an error
+        assert len(list(Scheduler(work(range(4), workers=4), actors).outcomes())) == 4
+
+
+@pytest.mark.ray
+def test_a_cluster_that_does_not_answer_is_an_error_with_advice(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match=rf"no Ray cluster answers at '{address}' within 3 seconds; check"),
+            open_cluster(address, object_store_bytes=80 << 20, log_folder=tmp_path, join_seconds=3.0),
+        ):
+            pass
+
+
+@dataclass(frozen=True)
+class Rough:
+    """Is killed at unit 3 the first time and at unit 5 every time, hangs at unit 7 the first time, else works 50 ms."""
+
+    folder: Path
+
+    def run(self, unit: int) -> tuple[int, float, float]:
+        attempts = self.folder / str(unit)
+        with attempts.open("a") as file:
+            file.write("x")
+        num_attempts = attempts.stat().st_size
+        started = time.time()
+        if unit == 5 or (unit == 3 and num_attempts == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60.0 if unit == 7 and num_attempts == 1 else 0.05)
+        return os.getpid(), started, time.time()
+
+
+class Inspector:
+    def run(self, unit: int) -> tuple[int, str | None, bool]:
+        return os.getpid(), os.environ.get("OMP_NUM_THREADS"), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with open_cluster(
+        None, object_store_bytes=80 << 20, log_folder=tmp_path_factory.mktemp("logs"), num_cpus=8
+    ) as started:
+        yield started
+
+
+@pytest.mark.ray
+class TestRay:
+    def test_it_has_what_was_asked_for(self, cluster: Cluster) -> None:
+        assert (cluster.cpus, cluster.gpus) == (8.0, 0.0)
+
+    def test_nobody_else_can_look_in(self, cluster: Cluster) -> None:
+        import ray
+
+        home = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert stat.S_IMODE((home / "token").stat().st_mode) == 0o600
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+    def test_killed_and_hanging_workers_are_replaced(
+        self, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            outcomes = run(
+                cluster, partial(Rough, tmp_path), range(12), workers=3, deadline_seconds=4.0, max_attempts=2
+            )
+        assert sorted(outcome.unit for outcome in outcomes) == list(range(12))
+        assert {o.unit for o in outcomes if o.attempts > 1} >= {5, 7}
+        assert [o.unit for o in outcomes if o.error is not None] == [5]
+        assert {o.unit for o in outcomes if o.result is not None} == set(range(12)) - {5}
+        assert all((tmp_path / str(unit)).stat().st_size >= 2 for unit in (3, 5, 7))
+        assert "unit 7 lost its worker (attempt 1 of 2): it took longer than 4 seconds" in caplog.text
+        assert "unit 5 lost its worker (attempt 2 of 2): its process or machine died" in caplog.text
+
+    def test_every_worker_stays_busy(self, cluster: Cluster, tmp_path: Path) -> None:
+        """Busy share while all eight live; a quiet machine gives 0.96, a loaded one is allowed less."""
+        outcomes = run(cluster, partial(Rough, tmp_path), range(100, 400), workers=8)
+        spans = defaultdict(list)
+        for outcome in outcomes:
+            process, started, ended = outcome.result
+            spans[process].append((started, ended))
+        assert len(spans) == 8
+        begin = max(min(started for started, _ in mine) for mine in spans.values())
+        end = min(max(ended for _, ended in mine) for mine in spans.values())
+        busy = sum(
+            max(0.0, min(ended, end) - max(started, begin)) for mine in spans.values() for started, ended in mine
+        )
+        assert busy / (8 * (end - begin)) > 0.75
+
+    def test_a_fresh_worker_per_unit_with_threads_of_its_own_choice(self, cluster: Cluster) -> None:
+        outcomes = run(cluster, Inspector, range(4), fresh_worker=True)
+        processes, threads, ignores_interrupts = zip(*(outcome.result for outcome in outcomes), strict=True)
+        assert len(set(processes)) == 4
+        assert set(threads) == {os.environ.get("OMP_NUM_THREADS")}
+        assert all(ignores_interrupts)
+
+    def test_errors_cross_processes_as_they_are(self, cluster: Cluster) -> None:
+        with pytest.raises(DataError, match=r"^13 is not in the corpus$"):
+            run(cluster, Doubler, range(13, 14))
+        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
+            run(cluster, Doubler, range(14, 15))
+        assert "raise ValueError" in "".join(raised.value.__notes__)
+        with pytest.raises(DataError, match="checkpoint is missing"):
+            run(cluster, refuse_to_start, range(2))
+
+    def test_what_no_machine_has_is_refused_at_once(self, cluster: Cluster) -> None:
+        with pytest.raises(ClusterError, match=r"asks for 9 CPUs and 0 GPUs, and the machines .* have 8 and 0"):
+            run(cluster, Doubler, range(2), cpus=9.0)
+
+    def test_a_second_ray_is_refused_and_leaves_the_first(self, cluster: Cluster, tmp_path: Path) -> None:
+        with (
+            pytest.raises(ClusterError, match="already runs in this process"),
+            open_cluster(None, object_store_bytes=80 << 20, log_folder=tmp_path),
+        ):
+            pass
+        assert len(run(cluster, Doubler, range(2))) == 2
+
+
+SCRIPT = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from orchestrator.cluster import open_cluster
+
+class Sleeper:
+    def __init__(self, folder):
+        self.folder = folder
+    def run(self, unit):
+        print("a word from the worker", flush=True)
+        (self.folder / str(unit)).touch()
+        time.sleep(60)
+
+folder = Path(sys.argv[1])
+with open_cluster(None, object_store_bytes=80 << 20, log_folder=folder / "logs", num_cpus=2) as cluster:
+    options = dict(workers=2, cpus=1, gpus=0, deadline_seconds=float("inf"), max_attempts=1, label=str)
+    for _ in cluster.run_units(partial(Sleeper, folder), range(2), **options):
+        pass
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_interrupted_it_leaves_no_process_and_no_folder(number: signal.Signals, to_group: bool, tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[1])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    family = psutil.Process(driver.pid).children(recursive=True)
+    home = next(
+        path for member in family for word in member.cmdline() if (path := word.removeprefix("--temp_dir=")) != word
+    )
+    if to_group:
+        os.killpg(driver.pid, number)
+    else:
+        driver.send_signal(number)
+    _, complaint = driver.communicate(timeout=30)
+    assert "KeyboardInterrupt" in complaint
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert [member for member in left if member.status() != psutil.STATUS_ZOMBIE] == []
+    assert not Path(home).parent.exists()
+    assert "a word from the worker" in "".join(path.read_text() for path in (tmp_path / "logs" / "ray").iterdir())
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
