@@ -91,7 +91,7 @@ def build_vocabulary(
             size=len(union.tokens),
             merge=merge,
             teachers={name: teacher.fingerprint() for name, teacher in teachers.items()},
-            opened={source.name: str(source.tokenizer) for source in sources},
+            opened={source.name: _where(source.tokenizer) for source in sources},
             tokenizers=routes | ({MERGED: ""} if len(sources) > 1 else {}),
         )
         if texts:
@@ -120,6 +120,10 @@ def _read(source: VocabularySource) -> TeacherTokenizer:
     teacher = read_tokenizer(source.tokenizer, name=source.name)
     further = 0 if source.counts is None else len(source.counts) - len(teacher.tokens)
     return replace(teacher, tokens=teacher.tokens + (None,) * further)
+
+
+def _where(tokenizer: Path | str) -> str:
+    return str(Path(tokenizer).absolute()) if Path(tokenizer).exists() else str(tokenizer)
 
 
 def _kept(teacher: TeacherTokenizer, needs: Needs | None, min_count: int) -> Bools:
