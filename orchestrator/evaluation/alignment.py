@@ -16,10 +16,10 @@ import numpy.typing as npt
 from orchestrator.evaluation.cka import linear_cka
 from orchestrator.evaluation.encode import TokenRows, mean_vectors
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob, Role
-from orchestrator.evaluation.loading import load_model
+from orchestrator.evaluation.loading import load_model, tokenizer_of
 from orchestrator.evaluation.parallel import ParallelTexts, read_parallel
 from orchestrator.evaluation.retrieval import retrieve
-from orchestrator.models.tokenizers import load_tokenizer, special_ids
+from orchestrator.models.tokenizers import special_ids
 from orchestrator.records import MetricRow
 
 Vectors = npt.NDArray[np.float32]  # [S, n, D]
@@ -36,7 +36,11 @@ def alignment_rows(job: EvaluationJob) -> Iterator[MetricRow]:
     A row's `language` asks and its `other_language` is searched; `split` is `parallel:<source>`.
     """
     sources = [read_parallel(source) for source in job.evaluation.parallel]
-    for name, members in job.all_systems().items():
+    systems = job.all_systems()
+    for source in sources:
+        if not any(len(_served(members) & source.texts.keys()) > 1 for members in systems.values()):
+            _log.warning("evaluation.parallel '%s': no model or setup serves two of its languages", source.name)
+    for name, members in systems.items():
         if members[0].role == "teacher" and not job.evaluation.teachers:
             continue
         _log.info("retrieval across the languages of %s", name)
@@ -47,6 +51,10 @@ def alignment_rows(job: EvaluationJob) -> Iterator[MetricRow]:
                 if sides[0] is not None and sides[1] is not None:
                     labels = _Labels(name, members[0].role, left, right, f"parallel:{source.name}", job.seed)
                     yield from _pair_rows(sides[0], sides[1], labels)
+
+
+def _served(members: tuple[EvaluatedModel, ...]) -> set[str]:
+    return {language for member in members for language in member.languages}
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def _encode(
             continue
         encoder = load_model(member, job)
         for source, language in wanted:
-            tokenizer = load_tokenizer(member.tokenizer(language), revision=member.revision)
+            tokenizer = tokenizer_of(member, language)
             encoded = tokenizer(source.texts[language], truncation=True, max_length=job.corpus.max_length)
             rows = TokenRows.of(encoded["input_ids"])
             vectors[source.name, language] = mean_vectors(encoder, rows, pad=special_ids(tokenizer).pad)

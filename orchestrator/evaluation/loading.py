@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from orchestrator.errors import StoreError
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
 from orchestrator.models.devices import pick_device, pick_dtype
 from orchestrator.models.encoder import Encoder, freeze
 from orchestrator.models.loading import load_encoder
+from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.records import Int32
 
 
@@ -22,6 +25,16 @@ def load_model(model: EvaluatedModel, job: EvaluationJob) -> Encoder:
     dtype = pick_dtype(job.dtype, device=device)
     encoder = load_encoder(model.folder, revision=model.revision, dtype=dtype, device=device, need_head=False)
     return freeze(encoder)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer_at(path: str, revision: str | None) -> PreTrainedTokenizerFast:
+    return load_tokenizer(path, revision=revision)
+
+
+def tokenizer_of(model: EvaluatedModel, language: str) -> PreTrainedTokenizerFast:
+    """What emits a model's ids for `language`; a large one takes a second to load, so the latest few are kept."""
+    return _tokenizer_at(model.tokenizer(language), model.revision)
 
 
 def load_id_map(path: Path, *, size: int, vocabulary: int) -> Int32:

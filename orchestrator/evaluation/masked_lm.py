@@ -15,10 +15,10 @@ from orchestrator.corpus.store import Corpus
 from orchestrator.evaluation.encode import masked_states
 from orchestrator.evaluation.fidelity import MaskedHead, MaskedScore, TeacherView, score
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
-from orchestrator.evaluation.loading import float_head, load_id_map, load_model, same_ids
+from orchestrator.evaluation.loading import float_head, load_id_map, load_model, same_ids, tokenizer_of
 from orchestrator.evaluation.masked_text import MaskedText, mask_texts
 from orchestrator.models.encoder import Encoder
-from orchestrator.models.tokenizers import load_tokenizer, special_ids
+from orchestrator.models.tokenizers import special_ids
 from orchestrator.records import MetricRow
 
 Split = Literal["held_out", "train"]
@@ -62,11 +62,10 @@ class _Texts:
         self._made: dict[tuple[str, str | None, str, Split], MaskedText] = {}
 
     def of(self, teacher: EvaluatedModel, language: str, split: Split) -> MaskedText:
-        path = teacher.tokenizer(language)
-        key = (path, teacher.revision, language, split)
+        key = (teacher.tokenizer(language), teacher.revision, language, split)
         if key not in self._made:
-            tokenizer = load_tokenizer(path, revision=teacher.revision)
             texts = self._choose(language, split)
+            tokenizer = tokenizer_of(teacher, language)
             self._made[key] = mask_texts(texts, tokenizer=tokenizer, section=self._job.corpus)
         return self._made[key]
 
@@ -89,7 +88,7 @@ def _measure(
     text: MaskedText,
     teacher: MaskedHead | None,
 ) -> tuple[MaskedHead, MaskedScore]:
-    special = special_ids(load_tokenizer(model.tokenizer(language), revision=model.revision))
+    special = special_ids(tokenizer_of(model, language))
     num_teacher_ids = max(text.vocab_size, len(teacher.weight) if teacher is not None else 0)
     path = model.maps.get(language)
     if path is None:

@@ -264,6 +264,14 @@ def test_a_tokenizer_alone_decides_the_tokens(job: EvaluationJob, rows: list[Met
     assert value(found, **wanted) == value(rows, **wanted)
 
 
+def test_parallel_text_that_nothing_serves_is_said(job: EvaluationJob, caplog: pytest.LogCaptureFixture) -> None:
+    list(evaluate(replace(job, models=(job.model("big"), job.model("one-to-many/xx")), systems={})))
+    assert not caplog.records
+    alone = replace(job.model("big"), languages=("xx",))
+    list(evaluate(replace(job, models=(alone,), systems={})))
+    assert "evaluation.parallel 'ours': no model or setup serves two of its languages" in caplog.text
+
+
 def test_a_job_travels(job: EvaluationJob) -> None:
     assert pickle.loads(pickle.dumps(job)) == job
 
