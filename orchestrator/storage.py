@@ -180,9 +180,9 @@ def make_folder(folder: Path) -> None:
 
 def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     """The content of a small file; StorageError when it cannot be read or is larger than `max_bytes`."""
-    with _explained(path, "read"), path.open("rb", buffering=0) as file:
+    with _explained(path, "read"), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(max_bytes + 1) if size <= max_bytes else None
+        data = file.read(size + 1) if size <= max_bytes else None  # as much memory as is asked for is taken at once
     if data is None or len(data) > max_bytes:
         raise StorageError(
             f"{path} has {size} bytes where at most {max_bytes} are expected; it is damaged or not a file of this run"
