@@ -86,12 +86,19 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
+class _TerminalLog(logging.Handler):
+    """Warnings (all, when verbose) as lines on standard error, as it is at that moment: progress bars move it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
 def _logging(verbose: bool) -> None:
     global _verbose
     _verbose = verbose
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = _TerminalLog(logging.INFO if verbose else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
 
 
 def _open(

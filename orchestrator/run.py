@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,9 @@ from orchestrator.config.loading import load_config
 from orchestrator.config.run import SETUPS, RunConfig
 from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
 from orchestrator.errors import ConfigError
-from orchestrator.models.checkpoints import CheckpointInfo, describe_checkpoint
+from orchestrator.models.architectures import ARCHITECTURES
+from orchestrator.models.checkpoints import CheckpointInfo, describe_checkpoint, read_config, resolve_folder
+from orchestrator.models.maps import layer_map
 from orchestrator.records import SignalRequest
 from orchestrator.students.requests import requested_signals
 
@@ -109,8 +111,6 @@ def make_run(config: RunConfig, *, setup: str | None = None, address: str | None
 
 def _check_starts(run: Run) -> None:
     """Maps and widths of students that start from a teacher's layers, before anything heavy runs."""
-    from orchestrator.models.maps import layer_map
-
     for student in run.expanded.students:
         start = student.template.initialisation
         if start.layers != "teacher":
@@ -128,9 +128,26 @@ def _check_starts(run: Run) -> None:
                 f"initialisation.teacher: '{source}' has no model, or answers for no student of this setup; "
                 "name another."
             )
-        if info.width != student.template.hidden_size:
-            raise ConfigError(
-                f"Student '{student.name}' starts from the layers of '{source}', so its hidden_size must be "
-                f"{info.width}, not {student.template.hidden_size}; change it, or set initialisation.layers: random."
-            )
-        layer_map(start.map, student_layers=student.template.layers, teacher_layers=info.depth)
+        for option, own, needed in _sizes(run, student, source, info):
+            if own != needed:
+                raise ConfigError(
+                    f"Student '{student.name}' starts from the layers of '{source}', so its {option} must be {needed}, "
+                    f"not {own}; change it, or set initialisation.layers: random."
+                )
+        layer_map(
+            start.map,
+            student_layers=student.template.layers,
+            teacher_layers=info.depth,
+            option="student.initialisation.map",
+        )
+
+
+def _sizes(run: Run, student: StudentSpec, source: str, info: CheckpointInfo) -> Iterator[tuple[str, int, object]]:
+    """(option, the student's, the teacher's) of all that must agree before a layer can be copied."""
+    section, template = run.config.teachers[source], student.template
+    assert section.model is not None
+    config = read_config(resolve_folder(section.model, revision=section.revision, patterns=("config.json",)))
+    keys = ARCHITECTURES[info.architecture].config
+    yield "hidden_size", template.hidden_size, info.width
+    yield "heads", template.heads, config.get(keys.heads)
+    yield "intermediate_size", template.feed_forward_size, config.get(keys.intermediate)

@@ -77,6 +77,12 @@ class StudentTemplate(Section):
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
         return self
 
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size`, by default 4 times the width, for ModernBERT (two matrices lead into it) 1.5 times."""
+        usual = 3 * self.hidden_size // 2 if self.architecture == "modernbert" else 4 * self.hidden_size
+        return self.intermediate_size or usual
+
 
 class StudentSection(StudentTemplate):
     """One student written out: its languages and the teacher that answers for each."""

@@ -24,8 +24,7 @@ def build_encoder(template: StudentTemplate, *, vocab_size: int, special: Specia
     The weights depend on `seed` and the template alone; the global random state is left as it was.
 
     Args:
-        template: architecture, sizes and dropout. Without `intermediate_size` the feed-forward layer is 4 times as
-            wide as the model, for ModernBERT (gated, so two matrices lead into it) 1.5 times.
+        template: architecture, sizes and dropout.
         vocab_size: rows of the embedding matrix.
         special: ids of the special tokens of the student's vocabulary.
         seed: of the weights.
@@ -51,7 +50,7 @@ def _config(template: StudentTemplate, vocab_size: int, special: SpecialIds) -> 
         "hidden_size": template.hidden_size,
         "num_hidden_layers": template.layers,
         "num_attention_heads": template.heads,
-        "intermediate_size": template.intermediate_size or 4 * template.hidden_size,
+        "intermediate_size": template.feed_forward_size,
         "max_position_embeddings": template.max_positions,
         "hidden_dropout_prob": template.dropout,
         "attention_probs_dropout_prob": template.dropout,
@@ -82,7 +81,7 @@ def _config(template: StudentTemplate, vocab_size: int, special: SpecialIds) -> 
                 hidden_size=template.hidden_size,
                 num_hidden_layers=template.layers,
                 num_attention_heads=template.heads,
-                intermediate_size=template.intermediate_size or 3 * template.hidden_size // 2,
+                intermediate_size=template.feed_forward_size,
                 max_position_embeddings=template.max_positions,
                 embedding_dropout=template.dropout,
                 attention_dropout=template.dropout,
