@@ -92,8 +92,10 @@ def read_sentencepiece(model_file: Path) -> Spec:
         proto = sentencepiece_model_pb2.ModelProto.FromString(model_file.read_bytes())
     except DecodeError as error:
         raise VocabularyError(f"{model_file} is no SentencePiece model") from error
-    pieces = [(piece.piece, float(piece.score), int(piece.type)) for piece in proto.pieces]
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    pieces = [(piece.piece, float(piece.score), int(piece.type)) for piece in proto.pieces]
+    if trainer.model_type == 1:
+        pieces = _with_user_characters(pieces)
     if not pieces or trainer.model_type not in (1, 2):
         raise VocabularyError(f"{model_file} is neither a unigram nor a BPE model of SentencePiece")
     if trainer.treat_whitespace_as_suffix:
@@ -132,6 +134,18 @@ def read_sentencepiece(model_file: Path) -> Spec:
         post_processor=template(vocab, cls, sep, second_type=0, twice=xlm_roberta),
         decoder=metaspace,
     )
+
+
+def _with_user_characters(pieces: Sequence[tuple[str, float, int]]) -> list[tuple[str, float, int]]:
+    """User-defined single characters as ordinary pieces with the score that SentencePiece itself gives them.
+
+    It is so high that no other path avoids them. Cut out as added tokens they would take the word mark before them.
+    """
+    highest = max((score for _, score, kind in pieces if kind == _NORMAL), default=0.0)
+    return [
+        (piece, highest - 0.1, _NORMAL) if kind == _USER_DEFINED and len(piece) == 1 else (piece, score, kind)
+        for piece, score, kind in pieces
+    ]
 
 
 def _sentencepiece_model(
