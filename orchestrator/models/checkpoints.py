@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,7 +18,9 @@ from orchestrator.storage import hash_bytes, hash_file, read_bytes
 #: Name of a weight -> its shape.
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
-WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+#: Files that a tokenizer may consist of; one of the vocabularies among them is always there.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,6 +29,14 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
@@ -58,7 +68,7 @@ def describe_checkpoint(path: str, *, revision: str | None = None) -> Checkpoint
     Raises:
         DataError: there is no such checkpoint, it has no safetensors, or its architecture is not supported.
     """
-    folder = find_local(path, revision=revision)
+    folder = _find_local(path, revision=revision)
     if folder is not None and _weight_files(folder):
         config, shapes = read_config(folder), _read_shapes(folder)
     elif Path(path).is_dir():
@@ -83,27 +93,74 @@ def describe_checkpoint(path: str, *, revision: str | None = None) -> Checkpoint
     )
 
 
-def resolve_folder(path: str, *, revision: str | None, patterns: Iterable[str]) -> Path:
-    """The folder that holds a checkpoint or tokenizer: `path` itself, or the hub's snapshot of it, fetched if need be.
+def resolve_folder(
+    path: str, *, revision: str | None, patterns: Iterable[str], is_whole: Callable[[Path], bool] | None = None
+) -> Path:
+    """`path` itself when it is a folder, else the hub's snapshot of it.
+
+    Args:
+        path: a folder, or a name on the hub.
+        revision: branch, tag or commit on the hub.
+        patterns: the files that are fetched when they are not cached.
+        is_whole: whether a cached snapshot has what is needed; None: it has a file that matches.
 
     Raises:
         DataError: `path` is neither a folder nor a name that the hub knows and can deliver.
     """
-    folder = find_local(path, revision=revision)
-    wanted = tuple(patterns)
-    if folder is not None and (Path(path).is_dir() or any(True for p in wanted for _ in folder.glob(p))):
-        return folder
+    folder, wanted = _find_local(path, revision=revision), list(patterns)
+    if folder is not None:
+        whole = any(True for p in wanted for _ in folder.glob(p)) if is_whole is None else is_whole(folder)
+        if whole or Path(path).is_dir():
+            return folder
     from huggingface_hub import snapshot_download
 
     try:
         with quiet_hub():
-            return Path(snapshot_download(path, revision=revision, allow_patterns=list(wanted)))
+            return Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise _unreachable(path, revision) from error
 
 
-def find_local(path: str, *, revision: str | None) -> Path | None:
-    """`path` when it is a folder, else the hub's snapshot of it when one is cached, else None."""
+def weights_folder(path: str, *, revision: str | None = None) -> Path:
+    """The folder with config.json and safetensors: `path` itself, or the hub's snapshot, fetched if it is not cached.
+
+    Raises:
+        DataError: `path` is no folder and no name on the hub, or there are no safetensors.
+    """
+    folder = resolve_folder(path, revision=revision, patterns=_WEIGHT_PATTERNS, is_whole=_has_weights)
+    if not _weight_files(folder):
+        raise _no_weights(path)
+    return folder
+
+
+def tokenizer_folder(path: str, *, revision: str | None = None) -> Path:
+    """The folder with the tokenizer's files, likewise; DataError when it has no vocabulary."""
+    patterns = ("config.json", *TOKENIZER_FILES)
+    folder = resolve_folder(path, revision=revision, patterns=patterns, is_whole=_has_vocabulary)
+    if not _has_vocabulary(folder):
+        raise DataError(f"{path}: no tokenizer is there; expected tokenizer.json or vocab.txt in that folder")
+    return folder
+
+
+def weights_hash(path: str, *, revision: str | None = None) -> str:
+    """xxh3-128 (32 hex digits) over config.json and every safetensors file; DataError when they are missing."""
+    folder = weights_folder(path, revision=revision)
+    return _hash_files([folder / "config.json", *_weight_files(folder)])
+
+
+def tokenizer_hash(path: str, *, revision: str | None = None) -> str:
+    """xxh3-128 (32 hex digits) over the tokenizer's files; DataError when there is none."""
+    folder = tokenizer_folder(path, revision=revision)
+    return _hash_files(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """config.json as a dictionary; DataError when it is not there or no JSON object."""
+    return _read_json(folder / "config.json", "every checkpoint has one beside its weights")
+
+
+def _find_local(path: str, *, revision: str | None) -> Path | None:
+    """`path` when it is a folder, else the hub's snapshot of it when one is cached, whole or not, else None."""
     if Path(path).is_dir():
         return Path(path)
     if Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
@@ -117,27 +174,13 @@ def find_local(path: str, *, revision: str | None) -> Path | None:
         return None
 
 
-def weights_hash(path: str, *, revision: str | None = None) -> str:
-    """xxh3-128 (32 hex digits) over config.json and every safetensors file; DataError when they are missing."""
-    folder = resolve_folder(path, revision=revision, patterns=WEIGHT_PATTERNS)
-    weights = _weight_files(folder)
-    if not weights:
-        raise _no_weights(path)
-    return _hash_files([folder / "config.json", *weights])
+def _has_weights(folder: Path) -> bool:
+    files = _weight_files(folder)
+    return bool(files) and all(file.is_file() for file in (folder / "config.json", *files))
 
 
-def tokenizer_hash(path: str, *, revision: str | None = None) -> str:
-    """xxh3-128 (32 hex digits) over the tokenizer's files; DataError when there is none."""
-    folder = resolve_folder(path, revision=revision, patterns=TOKENIZER_FILES)
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not files:
-        raise DataError(f"{path}: no tokenizer is there; expected tokenizer.json or vocab.txt in that folder")
-    return _hash_files(files)
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """config.json as a dictionary; DataError when it is not there or no JSON object."""
-    return _read_json(folder / "config.json", "every checkpoint has one beside its weights")
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
 
 
 def _hash_files(files: Iterable[Path]) -> str:

@@ -6,7 +6,7 @@ from transformers import AutoModelForMaskedLM
 
 from orchestrator.errors import DataError
 from orchestrator.models.architectures import ARCHITECTURES
-from orchestrator.models.checkpoints import WEIGHT_PATTERNS, describe_checkpoint, resolve_folder
+from orchestrator.models.checkpoints import describe_checkpoint, weights_folder
 from orchestrator.models.devices import TORCH_DTYPES, Device, DtypeName
 from orchestrator.models.encoder import Encoder
 from orchestrator.models.quiet import quiet_transformers
@@ -34,7 +34,7 @@ def load_encoder(
         DataError: the checkpoint is not there, damaged, not supported, has no safetensors, or lacks a needed part.
     """
     info = describe_checkpoint(path, revision=revision)
-    folder = resolve_folder(path, revision=revision, patterns=WEIGHT_PATTERNS)
+    folder = weights_folder(path, revision=revision)
     try:
         with quiet_transformers():
             model, loading = AutoModelForMaskedLM.from_pretrained(

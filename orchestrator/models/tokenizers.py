@@ -9,7 +9,7 @@ from typing import Final
 from transformers import PreTrainedTokenizerFast
 
 from orchestrator.errors import DataError
-from orchestrator.models.checkpoints import TOKENIZER_FILES, resolve_folder
+from orchestrator.models.checkpoints import tokenizer_folder
 from orchestrator.models.quiet import quiet_transformers
 from orchestrator.records import SpecialIds
 
@@ -34,7 +34,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedToken
     Raises:
         DataError: no fast tokenizer can be made of what is there.
     """
-    folder = resolve_folder(path, revision=revision, patterns=("config.json", *TOKENIZER_FILES))
+    folder = tokenizer_folder(path, revision=revision)
     try:
         with quiet_transformers():
             tokenizer = _from_folder(folder)
@@ -42,7 +42,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> PreTrainedToken
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise DataError(f"{path}: the tokenizer cannot be loaded: {reason}") from error
     if tokenizer is None:
-        raise DataError(f"{path}: no tokenizer is there; expected tokenizer.json or vocab.txt in that folder")
+        raise DataError(f"{path}: a vocabulary without tokenizer_config.json; add that, or save it as tokenizer.json")
     if not tokenizer.is_fast:
         raise DataError(f"{path}: the tokenizer has no fast version; save it as tokenizer.json first")
     _name_special_tokens(tokenizer)
@@ -73,11 +73,10 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
 
 
 def _from_folder(folder: Path) -> PreTrainedTokenizerFast | None:
-    name = str(folder)
-    has = {file for file in TOKENIZER_FILES if (folder / file).is_file()}
+    name, has = str(folder), {file.name for file in folder.iterdir()}
     if "tokenizer.json" in has:
         return PreTrainedTokenizerFast.from_pretrained(name, local_files_only=True)
-    if "tokenizer_config.json" in has or (has and (folder / "config.json").is_file()):
+    if has & {"tokenizer_config.json", "config.json"}:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, local_files_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -186,17 +188,42 @@ def test_a_hub_name_that_nobody_delivers(monkeypatch: pytest.MonkeyPatch) -> Non
         weights_hash("someone/model")
 
 
-def test_a_hub_name_is_its_snapshot(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_is_its_cached_snapshot(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def snapshot(name: str, *, revision: str | None = None, **_: object) -> str:
-        asked.append((name, revision))
+    def cached(name: str, *, revision: str | None, local_files_only: bool) -> str:
+        asked.append((name, revision, local_files_only))
         return str(checkpoint)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
     assert weights_hash("someone/model", revision="abc") == weights_hash(str(checkpoint))
     assert load_encoder("someone/model", revision="abc", need_head=True).depth == 3
-    assert set(asked) == {("someone/model", "abc")}
+    assert set(asked) == {("someone/model", "abc", True)}
+
+
+def test_a_hub_model_is_described_from_headers_and_then_fetched(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    shutil.copy(checkpoint / "config.json", snapshot)
+
+    def download(name: str, *, local_files_only: bool = False, **_: object) -> str:
+        if not local_files_only:
+            shutil.copy(checkpoint / "model.safetensors", snapshot)
+        return str(snapshot)
+
+    tensors = {
+        name: SimpleNamespace(shape=list(weight.shape))
+        for name, weight in load_file(checkpoint / "model.safetensors").items()
+    }
+    metadata = SimpleNamespace(files_metadata={"model.safetensors": SimpleNamespace(tensors=tensors)})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(snapshot / "config.json"))
+    monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", lambda *_, **__: metadata)
+    assert describe_checkpoint("someone/model") == describe_checkpoint(str(checkpoint))
+    assert not (snapshot / "model.safetensors").exists()
+    assert load_encoder("someone/model", need_head=True).has_head
 
 
 @pytest.mark.shared

@@ -19,7 +19,7 @@ from orchestrator.signals.codecs import decode_hidden
 from orchestrator.teachers.forward import compute_signals
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-MODEL = SHARED / "models" / "multilingual-mlm-12x384"
+MODEL = SHARED / "models" / "english-mlm-6x384"
 
 
 @pytest.mark.shared
@@ -27,17 +27,17 @@ MODEL = SHARED / "models" / "multilingual-mlm-12x384"
 def test_predictions_and_number_formats() -> None:
     tokenizer = load_tokenizer(str(MODEL))
     special = special_ids(tokenizer)
-    table = pq.read_table(SHARED / "data" / "mono" / "de.parquet", filters=[("split", "=", "test")], columns=["text"])
+    table = pq.read_table(SHARED / "data" / "mono" / "en.parquet", filters=[("split", "=", "test")], columns=["text"])
     rows = mask_rows(
-        tokenise(table["text"].to_pylist()[:60], first_text=0, tokenizer=tokenizer, max_length=128, packing=True),
+        tokenise(table["text"].to_pylist()[:30], first_text=0, tokenizer=tokenizer, max_length=128, packing=True),
         language=0,
         special=special,
-        vocab_ids=np.arange(5, len(tokenizer) - 1, dtype=np.int32),
+        vocab_ids=np.arange(1000, len(tokenizer), dtype=np.int32),
         masking=MaskingSection(),
         seed=0,
         copies=range(1),
     )
-    request = SignalRequest(top_k=64, temperatures=(2.0,), hidden_layers=(6, 12))
+    request = SignalRequest(top_k=64, temperatures=(2.0,), hidden_layers=(3, 6))
     found = {}
     for dtype in ("float32", "bfloat16"):
         encoder = freeze(load_encoder(str(MODEL), dtype=dtype, need_head=True))
@@ -47,13 +47,13 @@ def test_predictions_and_number_formats() -> None:
         )
     exact, half = found["float32"]["masked"], found["bfloat16"]["masked"]
     accuracy = np.mean(exact["topk_ids"][:, 0] == exact["label_id"])
-    assert accuracy > 0.25  # 35.5 % on all languages, with 25 % masked, says the model's description
+    assert accuracy > 0.3  # 39.2 % with 25 % masked, says the model's description
     mass = np.exp(exact["topk_logprobs"].astype(np.float32)).sum(1)
     assert 0.6 < mass.mean() < 1.0
     assert (mass < 1.001).all()
     assert np.mean(exact["topk_ids"][:, 0] == half["topk_ids"][:, 0]) > 0.9
     assert np.abs(exact["logsumexp"] - half["logsumexp"]).mean() < 0.1
-    for layer in ("hidden_06", "hidden_12"):
+    for layer in ("hidden_03", "hidden_06"):
         one, two = (decode_hidden(tables[layer], "int8") for tables in found.values())
         cosine = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
         assert cosine.mean() > 0.999
