@@ -70,7 +70,7 @@ def _config(template: StudentTemplate, vocab_size: int, special: SpecialIds) -> 
                 dim=template.hidden_size,
                 n_layers=template.layers,
                 n_heads=template.heads,
-                hidden_dim=sizes["intermediate_size"],
+                hidden_dim=template.feed_forward_size,
                 max_position_embeddings=template.max_positions,
                 dropout=template.dropout,
                 attention_dropout=template.dropout,
