@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, HiddenCodec, Int32, Int64, SignalRequest, SpecialIds
+from orchestrator.records import Array, HiddenCodec, Int64, SignalRequest
 from orchestrator.signals.codecs import decode_hidden
 from orchestrator.signals.schema import hidden_table, logsumexp_column
 from orchestrator.signals.store import Store
+from orchestrator.students.ids import IdMap
 from orchestrator.students.rows import RowIndex, index_rows
 
 
@@ -69,41 +70,15 @@ class Batch:
         )
 
 
-class IdMap:
-    """Teacher ids to student ids as three gathers: for inputs, for labels and targets, and for random tokens."""
-
-    def __init__(self, table: Int32, *, student_special: SpecialIds, student_size: int, teacher_mask: int) -> None:
-        """`table`: int32 [V_T], teacher id -> student id, -1 where none."""
-        self.size = len(table)
-        self.teacher_mask = teacher_mask
-        self.pad = student_special.pad
-        self.targets = table.astype(np.int64)
-        self.inputs = np.where(table >= 0, table, student_special.unk).astype(np.int64)
-        # A random token of BERT's masking stays random where the student lacks it; [UNK] would give it away.
-        ordinary = np.setdiff1d(np.arange(student_size), sorted(student_special.all()))
-        scattered = ordinary[np.arange(self.size, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(len(ordinary))]
-        self.random = np.where(table >= 0, table, scattered).astype(np.int64)
-
-    def check(self, ids: Array, *, where: str) -> None:
-        """Refuse ids that the table does not have: they belong to another tokenizer."""
-        if ids.size and (int(ids.max()) >= self.size or int(ids.min()) < 0):
-            raise StoreError(
-                f"{where} holds ids outside the teacher's vocabulary of {self.size}; the vocabulary belongs to another "
-                "tokenizer: run `orch build-vocab` again."
-            )
-
-
 class BatchReader:
-    """Gathers any rows of one language from a store; stateless, so the same rows always give the same batch."""
+    """Gathers any rows of one language from a store; stateless, so the same rows always give the same batch.
+
+    Every array of a batch is a copy: the maps of the store cannot be written to, and torch would not know.
+    """
 
     def __init__(self, store: Store, language: str, *, ids: IdMap, request: SignalRequest) -> None:
         """`request`: what the student reads, which may be less than the store holds."""
-        missing = set(request.hidden_layers) - set(store.request.hidden_layers)
-        if (
-            missing
-            or request.top_k > store.request.top_k
-            or set(request.temperatures) - set(store.request.temperatures)
-        ):
+        if store.request | request != store.request | SignalRequest():
             raise StoreError(
                 f"{store.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
             )

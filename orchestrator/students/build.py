@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 import torch
+from torch import nn
 
-from orchestrator.config.models import TeacherSection
 from orchestrator.config.setups import StudentSpec
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.errors import ConfigError
@@ -20,16 +20,15 @@ from orchestrator.models.maps import layer_map
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
 from orchestrator.records import SpecialIds
 from orchestrator.signals.store import Store
-from orchestrator.students.batches import BatchReader, IdMap
+from orchestrator.students.batches import BatchReader
 from orchestrator.students.group import StudentGroup
+from orchestrator.students.ids import IdMap
 from orchestrator.students.job import GroupJob
-from orchestrator.students.objective import Term, make_projections, make_terms
+from orchestrator.students.rows import seed_for
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
+from orchestrator.students.terms import Term, make_projections, make_terms
 from vocab_tools.embeddings import carry_embeddings
 from vocab_tools.mapping import Vocabulary, open_vocabulary
-
-#: teacher -> the terms of a student on batches that this teacher answers
-TermsByTeacher = Mapping[str, tuple[Term, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,147 +36,158 @@ class BuiltGroup:
     """A group ready to train."""
 
     module: StudentGroup
-    terms: Mapping[str, TermsByTeacher]  # student -> teacher -> terms
+    terms: Mapping[str, Mapping[str, tuple[Term, ...]]]  # student -> language -> terms
     vocabularies: Mapping[str, Vocabulary]  # student -> its vocabulary
 
 
 def build_group(job: GroupJob) -> BuiltGroup:
     """Encoders, projections and terms of a job, from its seed; the same job gives the same weights.
 
+    What a student starts with does not depend on which others are in its group, shared parts aside.
+
     Raises:
         ConfigError: a student cannot start as asked, such as layers copied from a teacher of another width.
     """
-    teachers: dict[str, Encoder] = {}
 
+    @cache
     def teacher(name: str) -> Encoder:
-        if name not in teachers:
-            section = job.teachers[name].section
-            assert section.model is not None
-            teachers[name] = load_encoder(
-                section.model, revision=section.revision, dtype="float32", device="cpu", need_head=False
-            )
-        return teachers[name]
+        section = job.teachers[name].section
+        assert section.model is not None
+        return load_encoder(section.model, revision=section.revision, dtype="float32", device="cpu", need_head=False)
 
-    encoders: dict[str, Encoder] = {}
-    terms: dict[str, dict[str, tuple[Term, ...]]] = {}
-    vocabularies: dict[str, Vocabulary] = {}
-    projections: dict[str, torch.nn.Module] = {}
-    for number, student in enumerate(job.group.students):
-        vocabulary = open_vocabulary(job.vocabularies[student.origin])
-        vocabularies[student.name] = vocabulary
-        seed = job.seed * 1000 + number
-        encoder = build_encoder(
-            student.template, vocab_size=vocabulary.size, special=vocabulary_special(vocabulary), seed=seed
+    students = job.group.students
+    if job.share.projections and len({student.template.hidden_size for student in students}) > 1:
+        raise ConfigError(
+            f"share.projections: the students of group '{job.group.name}' differ in hidden_size; give them the same, "
+            "or leave projections unshared."
         )
-        _initialise(encoder, student, job, vocabulary, teacher, seed)
-        encoders[student.name] = encoder
-        terms[student.name] = {}
-        for name in sorted(set(student.teachers.values())):
-            facts = job.teachers[name]
-            made = make_terms(
-                student.objectives,
-                owner="shared" if job.share.projections else student.name,
-                teacher=name,
-                student_layers=student.template.layers,
-                teacher_layers=facts.depth,
-            )
-            terms[student.name][name] = made
-            for key, module in make_projections(
-                made, student_width=student.template.hidden_size, teacher_width=facts.width or 0, seed=seed
-            ).items():
-                projections.setdefault(key, module)
+    vocabularies = {student.name: open_vocabulary(job.vocabularies[student.origin]) for student in students}
+    encoders = {student.name: _encoder(job, student, vocabularies[student.name], teacher) for student in students}
+    terms = {student.name: _terms(job, student) for student in students}
+    shared: dict[str, nn.Module] = {}
     module = StudentGroup(
         encoders,
         share=job.share,
         tokens={name: vocabulary.tokens for name, vocabulary in vocabularies.items()},
-        projections=projections,
+        projections={student.name: _projections(job, student, terms[student.name], shared) for student in students},
     )
-    return BuiltGroup(module, terms, vocabularies)
+    by_language = {
+        student.name: {language: terms[student.name][name] for language, name in student.teachers.items()}
+        for student in students
+    }
+    return BuiltGroup(module, by_language, vocabularies)
 
 
 def build_streams(
-    job: GroupJob, vocabularies: Mapping[str, Vocabulary], *, cursors: Mapping[str, Cursor] | None = None
+    job: GroupJob, vocabularies: Mapping[str, Vocabulary], *, cursors: Mapping[str, Cursor]
 ) -> dict[str, StudentStream]:
-    """One stream of batches per student, over the stores that its objectives need."""
+    """One stream of batches per student, over the stores that its objectives need; `cursors`: where each goes on.
+
+    Raises:
+        StoreError: a store lacks a shard or a signal, or belongs to another tokenizer.
+    """
     stores = {name: Store.open(facts.store) for name, facts in job.teachers.items()}
+    training = job.training
     streams: dict[str, StudentStream] = {}
     for student in job.group.students:
-        vocabulary = vocabularies[student.name]
-        maps = {
-            name: IdMap(
-                vocabulary.map(name),
-                student_special=vocabulary_special(vocabulary),
-                student_size=vocabulary.size,
-                teacher_mask=teacher_special(job.teachers[name].section).mask,
-            )
-            for name in set(student.teachers.values())
-        }
+        maps = {name: _id_map(job, name, vocabularies[student.name]) for name in set(student.teachers.values())}
         readers = {
             language: BatchReader(stores[name], language, ids=maps[name], request=job.requests[student.name][name])
             for language, name in student.teachers.items()
         }
-        training = job.training
-        shares = language_shares(
-            {language: reader.rows.total_tokens for language, reader in readers.items()},
-            alpha=job.alpha,
-            max_epochs=job.max_epochs,
-            total_tokens=training.steps * training.accumulation * training.tokens_per_batch,
-        )
         spec = StreamSpec(
             student=student.origin,
             seed=job.seed,
             tokens_per_batch=training.tokens_per_batch,
             accumulation=training.accumulation,
-            shares=shares,
+            shares=language_shares(
+                {language: reader.rows.total_tokens for language, reader in readers.items()},
+                alpha=job.alpha,
+                max_epochs=job.max_epochs,
+                total_tokens=training.steps * training.accumulation * training.tokens_per_batch,
+            ),
         )
-        streams[student.name] = StudentStream(spec, readers, cursor=cursors[student.name] if cursors else None)
+        streams[student.name] = StudentStream(spec, readers, cursor=cursors.get(student.name))
     return streams
 
 
-def vocabulary_special(vocabulary: Vocabulary) -> SpecialIds:
-    """Special ids of a student's vocabulary as the record that other rooms use."""
-    return SpecialIds(**vocabulary.special)
+def _id_map(job: GroupJob, teacher: str, vocabulary: Vocabulary) -> IdMap:
+    section = job.teachers[teacher].section
+    return IdMap(
+        vocabulary.map(teacher),
+        student_special=_special(vocabulary),
+        student_size=vocabulary.size,
+        teacher_mask=special_ids(load_tokenizer(section.tokenizer_path, revision=section.revision)).mask,
+    )
 
 
-def teacher_special(section: TeacherSection) -> SpecialIds:
-    """Special ids of a teacher's tokenizer."""
-    return special_ids(load_tokenizer(section.tokenizer_path, revision=section.revision))
+def _special(vocabulary: Vocabulary) -> SpecialIds:
+    ids = vocabulary.special
+    return SpecialIds(pad=ids["pad"], unk=ids["unk"], mask=ids["mask"], cls=ids["cls"], sep=ids["sep"])
 
 
-def _initialise(
-    encoder: Encoder,
-    student: StudentSpec,
-    job: GroupJob,
-    vocabulary: Vocabulary,
-    teacher: Callable[[str], Encoder],
-    seed: int,
-) -> None:
-    start = student.template.initialisation
+def _terms(job: GroupJob, student: StudentSpec) -> dict[str, tuple[Term, ...]]:
+    """Teacher -> the terms of a student on batches that this teacher answers."""
+    return {
+        name: make_terms(
+            student.objectives,
+            owner="shared" if job.share.projections else student.name,
+            teacher=name,
+            student_layers=student.template.layers,
+            teacher_layers=job.teachers[name].depth,
+        )
+        for name in sorted(set(student.teachers.values()))
+    }
+
+
+def _projections(
+    job: GroupJob, student: StudentSpec, terms: Mapping[str, tuple[Term, ...]], shared: dict[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The student's projections by key; those that `shared` holds already are taken from there, new ones enter it."""
+    found: dict[str, nn.Module] = {}
+    for name, of_teacher in terms.items():
+        width = job.teachers[name].width or 0
+        found |= make_projections(
+            of_teacher, student_width=student.template.hidden_size, teacher_width=width, seed=job.seed
+        )
+    return {key: shared.setdefault(key, module) for key, module in found.items()}
+
+
+def _encoder(job: GroupJob, student: StudentSpec, vocabulary: Vocabulary, teacher: Callable[[str], Encoder]) -> Encoder:
+    """A student's encoder as its `initialisation` asks; the seed is its origin's, so a twin starts alike."""
+    template, start = student.template, student.template.initialisation
+    seed = seed_for("weights", job.seed, student.origin)
+    encoder = build_encoder(template, vocab_size=vocabulary.size, special=_special(vocabulary), seed=seed)
     models = [name for name in dict.fromkeys(student.teachers.values()) if job.teachers[name].section.model is not None]
     if start.layers == "teacher":
-        source = start.teacher or _only_model(student.name, models)
-        pairs = layer_map(
-            start.map, student_layers=student.template.layers, teacher_layers=job.teachers[source].depth or 0
-        )
+        source = _source(student, models)
+        depth = job.teachers[source].depth or 0
+        option = "initialisation.map"
+        pairs = layer_map(start.map, student_layers=template.layers, teacher_layers=depth, option=option)
         initialise_layers(encoder, teacher(source), pairs)
     if start.embedding == "teacher" and models:
-        first = [start.teacher] if start.teacher in models else []
         rows = carry_embeddings(
-            {name: teacher(name).word_embeddings.weight.detach().float().numpy() for name in models},
+            {name: teacher(name).word_embeddings.weight.detach().numpy() for name in models},
             {name: vocabulary.map(name) for name in models},
             size=vocabulary.size,
-            width=student.template.hidden_size,
+            width=template.hidden_size,
             seed=seed,
-            priority=[*first, *(name for name in models if name not in first)],
+            priority=sorted(models, key=lambda name: name != start.teacher),
         )
         with torch.no_grad():
-            encoder.word_embeddings.weight.copy_(torch.from_numpy(np.ascontiguousarray(rows)))
+            encoder.word_embeddings.weight.copy_(torch.from_numpy(rows))
+    return encoder
 
 
-def _only_model(student: str, models: list[str]) -> str:
-    if len(models) != 1:
+def _source(student: StudentSpec, models: list[str]) -> str:
+    """The teacher whose layers a student starts from."""
+    named = student.template.initialisation.teacher
+    source = named or (models[0] if len(models) == 1 else None)
+    if source not in models:
+        whose = f"of teacher '{named}'" if named else "of a teacher without saying which"
         raise ConfigError(
-            f"Student '{student}' starts from a teacher's layers, but has {len(models)} teachers with a model "
-            f"({', '.join(models) or 'none'}); name one with initialisation.teacher, or set initialisation.layers: random."
+            f"Student '{student.name}' starts from the layers {whose}, but its teachers with a model are: "
+            f"{', '.join(models) or 'none'}; name one of them with initialisation.teacher, or set "
+            "initialisation.layers: random."
         )
-    return models[0]
+    return source

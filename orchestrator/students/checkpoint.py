@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 _FOLDER = re.compile(r"^step-(\d{8})$")
 _MAX_STATE_BYTES = 1 << 20
 _MAX_TENSOR_BYTES = 1 << 40
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class OtherInputs(StoreError):
+class OtherInputsError(StoreError):
     """A whole checkpoint, but of a student that was made from something else."""
 
 
@@ -59,8 +60,8 @@ class StudentCheckpoint:
     tensors: dict[str, dict[str, Tensor]]  # file stem -> name -> tensor
 
 
-def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str, keep: int) -> None:
-    """Write one student's checkpoint below `folder`, then remove all but the last `keep`."""
+def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str) -> None:
+    """Write one student's checkpoint below `folder`; it is there once its `state.json` is."""
     target = _folder(folder, checkpoint.step)
     files = {}
     for stem, tensors in checkpoint.tensors.items():
@@ -76,7 +77,11 @@ def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str, keep:
         files=files,
     )
     write_bytes(target / "state.json", state.model_dump_json(indent=1).encode())
-    for step in sorted(steps(folder))[:-keep]:
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints; only once every student of the group has the newest."""
+    for step in steps(folder)[:-keep]:
         remove(folder, step)
 
 
@@ -114,11 +119,13 @@ def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
     """Read and check one student's checkpoint.
 
     Raises:
-        StoreError: a file is missing or damaged, or the checkpoint belongs to other inputs.
+        OtherInputsError: the checkpoint belongs to other inputs.
+        StoreError: it is damaged.
+        StorageError: a file of it is missing or cannot be read.
     """
     state = _read_state(folder, step)
     if state.fingerprint != fingerprint:
-        raise OtherInputs(
+        raise OtherInputsError(
             f"{_folder(folder, step)} belongs to a run with other inputs; remove {folder} or choose another run.root."
         )
     tensors = {
@@ -161,33 +168,34 @@ def load_latest(folders: Mapping[str, Path], *, fingerprint: str) -> dict[str, S
     for step in sorted(common, reverse=True):
         try:
             return {name: load(folder, step, fingerprint=fingerprint) for name, folder in folders.items()}
-        except OtherInputs:
+        except OtherInputsError:
             raise
         except (StoreError, StorageError) as error:
             log.warning("%s", error)
     return None
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """AdamW's state as flat named tensors, without pickle: `<parameter>|<exp_avg, exp_avg_sq, step>`."""
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, Tensor]:
+    """AdamW's state of these parameters as flat named tensors, without pickle: `<parameter>|<key>`."""
     return {
-        f"{names[parameter]}|{key}": value
-        for parameter, state in optimiser.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
+        f"{name}|{key}": optimiser.state[parameter][key]
+        for name, parameter in parameters.items()
+        if parameter in optimiser.state
+        for key in _MOMENTS
     }
 
 
 def restore_optimiser(
-    optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimiser_tensors` took."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    for flat, value in tensors.items():
-        name, _, key = flat.rpartition("|")
-        parameter = parameters[name]
-        on = value.clone() if key == "step" else value.clone().to(parameter.device)
-        optimiser.state[parameter][key] = on
+    """Put back what `optimiser_tensors` took; a parameter that was never stepped has nothing to put back."""
+    for name, parameter in parameters.items():
+        if f"{name}|step" in tensors:
+            # Fused AdamW wants its step counter on the parameter's device, too.
+            moments = {key: tensors[f"{name}|{key}"].to(parameter.device, copy=True) for key in _MOMENTS}
+            optimiser.state[parameter].update(moments)
 
 
 def _folder(folder: Path, step: int) -> Path:

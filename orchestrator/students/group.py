@@ -6,8 +6,10 @@ D width (T teacher's, S student's).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,9 @@ from torch.nn import functional as F
 from orchestrator.config.models import ShareSection
 from orchestrator.models.encoder import Encoder
 from orchestrator.students.batches import Batch
+
+#: Students -> the parameters that they, and no others, train; under the parameters' names.
+Parts: TypeAlias = Mapping[tuple[str, ...], Mapping[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class StudentOutput:
 class StudentGroup(nn.Module):
     """Students that are stepped together. A part that is shared exists once, and gets the gradients of all.
 
-    The shared embedding is one matrix [G, D] over the tokens of the whole group; each student reads and is exported with
-    its own slice. Projections belong to the group and are never exported.
+    The shared embedding is one matrix [G, D] over the tokens of the whole group; each student reads and is exported
+    with its own slice. Projections belong to the group and are never exported.
     """
 
     def __init__(
@@ -41,13 +46,14 @@ class StudentGroup(nn.Module):
         *,
         share: ShareSection,
         tokens: Mapping[str, Sequence[str]],
-        projections: Mapping[str, nn.Module],
+        projections: Mapping[str, Mapping[str, nn.Module]],
     ) -> None:
-        """`tokens`: student -> its vocabulary in the order of its ids; `projections`: key -> module."""
+        """`tokens`: student -> its vocabulary in the order of its ids; `projections`: student -> key -> module."""
         super().__init__()
         self.names = tuple(encoders)
         self.encoders = nn.ModuleList(encoders.values())
-        self.projections = nn.ModuleDict(projections)
+        self.projections = nn.ModuleDict({key: module for own in projections.values() for key, module in own.items()})
+        self._projection_keys = {name: tuple(projections[name]) for name in encoders}
         self._share_modules(share)
         self.embedding: nn.Parameter | None = None
         if "embedding" in share.parts:
@@ -63,7 +69,7 @@ class StudentGroup(nn.Module):
         """The word embeddings of one student [V, D]: its own matrix, or its slice of the shared one."""
         if self.embedding is None:
             return self.encoder(name).word_embeddings.weight
-        return self.embedding[self.get_buffer(f"slice_{self.names.index(name)}")]
+        return F.embedding(self.get_buffer(f"slice_{self.names.index(name)}"), self.embedding)
 
     def run(self, name: str, batch: Batch, *, layers: Sequence[int], needs_head: bool) -> StudentOutput:
         """One forward pass of one student; the head runs at the masked positions only."""
@@ -83,10 +89,13 @@ class StudentGroup(nn.Module):
         """Every parameter that the optimiser steps, once, under one stable name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def owner(self, parameter: str) -> str:
-        """The student whose checkpoint holds a parameter: the first that uses it; group-wide parts lie with the first."""
-        head, _, rest = parameter.partition(".")
-        return self.names[int(rest.partition(".")[0])] if head == "encoders" else self.names[0]
+    def parts(self) -> Parts:
+        """The trained parameters by the students that use them: one student's own, and those that several share."""
+        used = {name: {id(parameter) for parameter in self._used_by(name)} for name in self.names}
+        found: dict[tuple[str, ...], dict[str, nn.Parameter]] = defaultdict(dict)
+        for name, parameter in self.trained().items():
+            found[tuple(student for student in self.names if id(parameter) in used[student])][name] = parameter
+        return dict(found)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -95,20 +104,25 @@ class StudentGroup(nn.Module):
             for name in self.names:
                 self.encoder(name).word_embeddings.weight.copy_(self.embedding_weight(name))
 
+    def _used_by(self, name: str) -> list[nn.Parameter]:
+        modules = [self.encoder(name), *(self.projections[key] for key in self._projection_keys[name])]
+        shared = [] if self.embedding is None else [self.embedding]
+        return shared + [parameter for module in modules for parameter in module.parameters()]
+
     def _share_modules(self, share: ShareSection) -> None:
         first = self.encoder(self.names[0])
         for name in self.names[1:]:
             encoder = self.encoder(name)
             for part in share.parts:
                 if part == "head":
-                    for step in encoder.architecture.head_transform:
-                        if not step.endswith("()"):
-                            encoder.model.set_submodule(step, first.model.get_submodule(step))
+                    for path in (encoder.architecture.head.dense, encoder.architecture.head.norm):
+                        encoder.model.set_submodule(path, first.model.get_submodule(path))
                 elif part.startswith("layer-"):
                     index = int(part.removeprefix("layer-")) - 1
                     encoder.layers[index] = first.layers[index]
 
     def _share_embedding(self, tokens: Mapping[str, Sequence[str]]) -> None:
+        """One row per token of the group; a token that several students have starts as the first of them has it."""
         rows: dict[str, int] = {}
         values: list[Tensor] = []
         for index, name in enumerate(self.names):
@@ -121,4 +135,4 @@ class StudentGroup(nn.Module):
                     values.append(matrix[number].detach())
                 places.append(rows[token])
             self.register_buffer(f"slice_{index}", torch.tensor(places), persistent=False)
-        self.embedding = nn.Parameter(torch.stack(values).clone())
+        self.embedding = nn.Parameter(torch.stack(values))

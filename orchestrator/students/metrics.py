@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from orchestrator.errors import UnitError
-from orchestrator.storage import append_line, write_bytes
+from orchestrator.storage import append_line, read_bytes, write_bytes
+
+_MAX_BYTES = 1 << 30
 
 
 class StudentMetrics:
@@ -33,36 +35,34 @@ class StudentMetrics:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._reset()
 
-    def _reset(self) -> None:
-        self._loss: list[Tensor] = []
-        self._raw: dict[str, list[Tensor]] = defaultdict(list)
-        self._counts: dict[str, int] = defaultdict(int)
-        self._num_steps = 0
-        self._started = time.monotonic()
-        self._tokens_before = self._tokens
-        self.waited = 0.0
-
     def add(self, value: Tensor, raw: Mapping[str, Tensor], *, num_tokens: int) -> None:
-        """One micro-batch: its share of the step's loss, and the raw sum of each term."""
-        self._loss.append(value.detach())
+        """One micro-batch: its share of the step's loss, and the raw sum of each term; both detached."""
+        self._loss.append(value)
         for name, total in raw.items():
             self._raw[name].append(total)
         self._tokens += num_tokens
 
-    def count(self, denominators: Mapping[str, int]) -> None:
-        """The end of a step, with the count of each term's valid elements."""
-        self._num_steps += 1
+    def end_step(self, denominators: Mapping[str, int], *, gradient_norm: Tensor, waited: float) -> None:
+        """The end of a step: the count of each term's valid elements, and the seconds spent waiting for the batches."""
+        self._norms.append(gradient_norm)
         for name, number in denominators.items():
             self._counts[name] += number
+        self._waited += waited
+
+    def check(self, step: int) -> None:
+        """UnitError when a loss or a gradient since the last logged step is no finite number: it spoils the weights."""
+        for what, values in (("loss", self._loss), ("gradient", self._norms)):
+            value = float(torch.stack(values).sum()) if values else 0.0
+            if not math.isfinite(value):
+                raise UnitError(
+                    f"The {what} of student '{self._student}' became {value} by step {step}; lower "
+                    "training.learning_rate, or set training.precision: fp32, and train it anew."
+                )
 
     def log(self, step: int, rate: float) -> None:
-        """Write the means since the last call. UnitError when the loss is no number."""
-        value = float(torch.stack(self._loss).sum()) / self._num_steps
-        if not math.isfinite(value):
-            raise UnitError(
-                f"The loss of student '{self._student}' became {value} by step {step}; lower training.learning_rate, or set "
-                "training.precision: fp32. The last checkpoint is kept."
-            )
+        """Write the means since the last call; `rate` is the learning rate. UnitError as from `check`."""
+        self.check(step)
+        value = float(torch.stack(self._loss).sum()) / len(self._norms)
         terms = {name: float(torch.stack(sums).sum()) / max(1, self._counts[name]) for name, sums in self._raw.items()}
         seconds = time.monotonic() - self._started
         speed = (self._tokens - self._tokens_before) / seconds
@@ -73,7 +73,7 @@ class StudentMetrics:
             "terms": {name: round(term, 6) for name, term in terms.items()},
             "tokens": self._tokens,
             "tokens_per_second": round(speed, 1),
-            "data_wait_share": round(self.waited / seconds, 4),
+            "data_wait_share": round(self._waited / seconds, 4),
             "learning_rate": rate,
         }
         append_line(self._path, json.dumps(row))
@@ -88,18 +88,28 @@ class StudentMetrics:
         """Flush TensorBoard."""
         self._board.close()
 
+    def _reset(self) -> None:
+        self._loss: list[Tensor] = []  # per micro-batch
+        self._norms: list[Tensor] = []  # per step
+        self._raw: dict[str, list[Tensor]] = defaultdict(list)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._waited = 0.0
+        self._started = time.monotonic()
+        self._tokens_before = self._tokens
+
 
 def _forget_after(path: Path, step: int) -> None:
     """Drop rows after `step`, and a last line that a kill tore; they will be logged again."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bytes(path, max_bytes=_MAX_BYTES).decode(errors="replace").splitlines()
     kept = [line for line in lines if 0 < _step(line) <= step]
     if kept != lines:
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _step(line: str) -> int:
+    """The step of a row; 0 where the line is none."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(line)["step"])
     return 0

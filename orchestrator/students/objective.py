@@ -1,6 +1,6 @@
 """From a student's forward pass and the teacher's signals to one number to minimise, and the raw value of each term.
 
-Shape legend: N tokens without padding, M masked positions, K kept ids, V vocabulary, D width (T teacher's, S student's).
+Shape legend: M masked positions, K kept ids, N tokens without padding.
 """
 
 from __future__ import annotations
@@ -12,102 +12,48 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config.objectives import (
-    HiddenStatesObjective,
-    MaskedLMObjective,
-    Objective,
-    SoftTargetsObjective,
-)
+from orchestrator.config.objectives import HiddenStatesObjective, MaskedLMObjective, SoftTargetsObjective
 from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.hidden import hidden_cosine, hidden_mse
 from orchestrator.losses.targets import Tail, top_k_targets
 from orchestrator.students.batches import Batch
-from orchestrator.students.group import StudentOutput
-from orchestrator.students.requests import hidden_pairs
+from orchestrator.students.group import StudentGroup, StudentOutput
+from orchestrator.students.terms import Term, counts, needs_head, student_layers
 
 
 @dataclass(frozen=True)
-class Term:
-    """One objective of one student under the name that metrics show, with its layer pairs and projections' keys."""
+class MicroBatch:
+    """A batch on its device, the terms it is for, and how many valid elements each of them has there."""
 
-    name: str
-    objective: Objective
-    pairs: tuple[tuple[int, int], ...] = ()
-    projections: tuple[str | None, ...] = ()  # one per pair
-
-
-def make_terms(
-    objectives: Sequence[Objective], *, owner: str, teacher: str, student_layers: int, teacher_layers: int | None
-) -> tuple[Term, ...]:
-    """Name the objectives (`masked-lm`, `hidden-states`, `hidden-states-2`, …) and settle their layer pairs.
-
-    `owner` and `teacher` decide which projections are the same: those of one student, or of all that share them.
-    """
-    terms: list[Term] = []
-    for objective in objectives:
-        seen = sum(term.objective.type == objective.type for term in terms)
-        name = objective.type if not seen else f"{objective.type}-{seen + 1}"
-        if not isinstance(objective, HiddenStatesObjective):
-            terms.append(Term(name, objective))
-            continue
-        assert teacher_layers is not None
-        pairs = hidden_pairs(objective, student_layers=student_layers, teacher_layers=teacher_layers)
-        keys = tuple(_projection_key(objective, f"{owner}/{teacher}/{name}", pair[0]) for pair in pairs)
-        terms.append(Term(name, objective, pairs, keys))
-    return tuple(terms)
+    batch: Batch
+    terms: tuple[Term, ...]
+    counts: Mapping[str, int]
 
 
-def _projection_key(objective: HiddenStatesObjective, prefix: str, layer: int) -> str | None:
-    if objective.projection == "none":
-        return None
-    place = f"layer_{layer:02d}" if objective.per_layer else "all"
-    return f"{prefix}/{place}".replace(".", "_")  # a module's name holds no dot
+def micro_batch(terms: tuple[Term, ...], batch: Batch, *, device: torch.device) -> MicroBatch:
+    """Count before the batch leaves the CPU, so that no step waits for the device to tell."""
+    found = counts(terms, batch)
+    return MicroBatch(batch.to(device), terms, found)
 
 
-def make_projections(
-    terms: Sequence[Term], *, student_width: int, teacher_width: int, seed: int
-) -> dict[str, nn.Module]:
-    """A learned linear map W [D_S -> D_T] per key (TinyBERT, Jiao et al. 2020).
-
-    With equal widths it starts at the identity, so that a student which starts as its teacher's layers is compared as
-    it is; otherwise at random, keeping the scale of what it maps.
-    """
-    projections: dict[str, nn.Module] = {}
-    for key in dict.fromkeys(key for term in terms for key in term.projections if key is not None):
-        linear = nn.Linear(student_width, teacher_width, bias=False)
-        with torch.no_grad():
-            if student_width == teacher_width:
-                linear.weight.copy_(torch.eye(teacher_width))
-            else:
-                own = torch.Generator().manual_seed(seed)
-                linear.weight.normal_(std=float(student_width) ** -0.5, generator=own)
-        projections[key] = linear
-    return projections
+def total_counts(micro_batches: Sequence[MicroBatch]) -> dict[str, int]:
+    """Valid elements of each term over a whole step: what its sums are divided by."""
+    totals: dict[str, int] = {}
+    for micro in micro_batches:
+        for name, count in micro.counts.items():
+            totals[name] = totals.get(name, 0) + count
+    return totals
 
 
-def student_layers(terms: Sequence[Term]) -> tuple[int, ...]:
-    """Layers whose hidden states the terms read."""
-    return tuple(sorted({layer for term in terms for layer, _ in term.pairs}))
-
-
-def needs_head(terms: Sequence[Term]) -> bool:
-    """Whether any term reads the output layer."""
-    return any(not isinstance(term.objective, HiddenStatesObjective) for term in terms)
-
-
-def counts(terms: Sequence[Term], batch: Batch) -> dict[str, int]:
-    """How many valid elements each term has in a batch, known before the forward pass."""
-    found: dict[str, int] = {}
-    for term in terms:
-        match term.objective:
-            case MaskedLMObjective():
-                found[term.name] = int((batch.labels >= 0).sum())
-            case SoftTargetsObjective():
-                assert batch.targets is not None
-                found[term.name] = int((batch.targets.topk_ids[:, : term.objective.k] >= 0).any(-1).sum())
-            case HiddenStatesObjective():
-                found[term.name] = batch.num_tokens * len(term.pairs)
-    return found
+def backward(
+    group: StudentGroup, student: str, micro: MicroBatch, *, denominators: Mapping[str, int], autocast: torch.autocast
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward and backward pass of one micro-batch; its share of the step's loss and each term's raw sum, detached."""
+    with autocast:
+        output = group.run(student, micro.batch, layers=student_layers(micro.terms), needs_head=needs_head(micro.terms))
+        value, raw = loss(micro.terms, output, micro.batch, denominators=denominators, projections=group.projections)
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.detach(), raw
 
 
 def loss(

@@ -55,8 +55,8 @@ def requested_signals(
                 )
             if objective.k > teacher_vocabulary:
                 raise ConfigError(
-                    f"Objective soft-targets keeps k = {objective.k} ids, but the vocabulary of teacher '{teacher}' has "
-                    f"only {teacher_vocabulary}; lower k."
+                    f"Objective soft-targets keeps k = {objective.k} ids, but the vocabulary of teacher '{teacher}' "
+                    f"has only {teacher_vocabulary}; lower k."
                 )
             extra = () if objective.temperature == 1.0 else (objective.temperature,)
             request |= SignalRequest(top_k=objective.k, temperatures=extra)

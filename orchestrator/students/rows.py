@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.records import Int32, Int64
+from orchestrator.errors import StoreError
+from orchestrator.records import Array, Int32, Int64
 from orchestrator.signals.store import Store
 
 #: Rows of one window are sorted by length before they are cut into batches, so that little padding is computed.
@@ -40,15 +41,17 @@ def index_rows(store: Store, language: str) -> RowIndex:
     """Read the `texts` tables of a language's shards, in the order of the shards.
 
     Raises:
-        StoreError: a shard of the language is missing or damaged.
+        StoreError: a shard of the language is missing or damaged, or there is no row at all.
     """
-    number = store.languages.index(language)
     shards = [unit.index for unit in store.units if unit.language == language]
     tables = [store.shard(index, ["texts"])["texts"] for index in shards]
-    assert all((table["language"] == number).all() for table in tables)
+    if sum(len(table["row_id"]) for table in tables) == 0:
+        raise StoreError(
+            f"{store.folder} holds no row of language '{language}'; give it text with corpus.languages.{language}.train"
+        )
 
-    def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-        return np.concatenate([np.asarray(table[name]) for table in tables])
+    def column(name: str) -> Array:
+        return np.concatenate([table[name] for table in tables])
 
     return RowIndex(
         shard=np.repeat(np.asarray(shards, np.int32), [len(table["row_id"]) for table in tables]),
@@ -63,8 +66,17 @@ def generator(*key: int | str) -> np.random.Generator:
     """Random numbers that depend on `key` alone; names enter by their UTF-8 bytes."""
     words: list[int] = []
     for part in key:
-        words += [len(part), *part.encode()] if isinstance(part, str) else [part & 0xFFFFFFFF, part >> 32 & 0xFFFFFFFF]
+        if isinstance(part, str):
+            data = part.encode()
+            words += [len(data), *data]
+        else:
+            words += [part & 0xFFFFFFFF, part >> 32 & 0xFFFFFFFF]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def seed_for(*key: int | str) -> int:
+    """A seed below 2⁶² for libraries that want one, from `key` alone."""
+    return int(generator(*key).integers(1 << 62))
 
 
 def epoch_batches(

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.records import Int64
 from orchestrator.students.batches import Batch, BatchReader
 from orchestrator.students.rows import epoch_batches, language_draws
 
 #: language -> (epoch, index of the next batch in it)
-Cursor = dict[str, tuple[int, int]]
+Cursor: TypeAlias = dict[str, tuple[int, int]]
+#: What becomes of a batch before training sees it.
+Ready = TypeVar("Ready")
+
+#: How soon a thread that has nowhere to put a step sees that it is to stop.
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class StreamSpec:
 class StudentStream:
     """The micro-batches of each step of one student. The cursor is all its state, and is kept in checkpoints."""
 
-    def __init__(self, spec: StreamSpec, readers: dict[str, BatchReader], *, cursor: Cursor | None = None) -> None:
+    def __init__(self, spec: StreamSpec, readers: Mapping[str, BatchReader], *, cursor: Cursor | None = None) -> None:
+        """`readers`: language -> its reader; `cursor`: where to go on, None at the start."""
         self.spec, self.readers = spec, readers
         self.cursor: Cursor = dict(cursor) if cursor else dict.fromkeys(readers, (0, 0))
         self._epochs: dict[str, tuple[int, list[Int64]]] = {}
@@ -66,45 +74,46 @@ class StudentStream:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[Ready]):
     """All micro-batches of one step of a group, and every stream's cursor after it."""
 
     number: int
-    batches: dict[str, list[Batch]]  # student -> micro-batches
+    batches: dict[str, list[Ready]]  # student -> its micro-batches
     cursors: dict[str, Cursor]
 
 
 def steps_ahead(
-    streams: dict[str, StudentStream],
+    streams: Mapping[str, StudentStream],
     *,
     first_step: int,
     last_step: int,
+    prepare: Callable[[str, Batch], Ready],
     ahead: int = 2,
-    prepare: Callable[[Batch], Batch] = lambda batch: batch,
-) -> Iterator[Step]:
+) -> Generator[Step[Ready], None, None]:
     """Steps `first_step` … `last_step` in order, read by a thread that stays at most `ahead` steps in front.
 
-    A failure of the reader is raised here. Closing the iterator stops the thread.
+    The streams belong to that thread until the iterator ends. `prepare` is handed the student's name and a batch in the
+    thread, to do there what the training should not wait for. What the thread raises is raised here; closing the
+    iterator stops the thread.
     """
-    ready: queue.Queue[Step | BaseException] = queue.Queue(maxsize=ahead)
+    ready: queue.Queue[Step[Ready] | BaseException] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
 
-    def put(item: Step | BaseException) -> None:
+    def hand_over(item: Step[Ready] | BaseException) -> None:
         while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                ready.put(item, timeout=_POLL_SECONDS)
+                break
 
     def read() -> None:
         try:
             for number in range(first_step, last_step + 1):
-                batches = {name: [prepare(b) for b in stream.step(number)] for name, stream in streams.items()}
-                put(Step(number, batches, {name: dict(stream.cursor) for name, stream in streams.items()}))
+                batches = {name: [prepare(name, b) for b in stream.step(number)] for name, stream in streams.items()}
+                hand_over(Step(number, batches, {name: dict(stream.cursor) for name, stream in streams.items()}))
                 if stop.is_set():
-                    return
-        except BaseException as error:
-            put(error)
+                    break
+        except BaseException as error:  # also what is no Exception, or the other side would wait for ever
+            hand_over(error)
 
     thread = threading.Thread(target=read, name="batches", daemon=True)
     thread.start()

@@ -25,7 +25,7 @@ class StudentWorker:
 
 
 def _export(job: GroupJob, built: BuiltGroup, student: str, result: GroupResult) -> None:
-    """`final/`: model and tokenizer as `from_pretrained` opens them, other languages' tokenizers below `tokenizers/`."""
+    """`final/`: model and tokenizer as `from_pretrained` opens them, those of each language below `tokenizers/`."""
     target = job.folder(student) / "final"
     partial = target.with_name("final.partial")
     shutil.rmtree(partial, ignore_errors=True)
