@@ -194,9 +194,7 @@ class Bench:
             batches = stream.step(next(numbers))
             for batch in batches:
                 with torch.autocast("cpu", torch.bfloat16):
-                    output = built.module.run(
-                        name, batch, layers=student_layers(terms), needs_head=needs_head(terms)
-                    )
+                    output = built.module.run(name, batch, layers=student_layers(terms), needs_head=needs_head(terms))
                     value, _ = loss(
                         terms,
                         output,

@@ -42,7 +42,9 @@ def test_reads_sections_short_forms_and_defaults(tmp_path: Path) -> None:
 
 def test_overrides_reach_into_mappings_and_lists(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    config = load_config(path, overrides=["training.steps=7", "objectives.1.k=5", "run.root=/tmp/x y", "student.heads=4"])
+    config = load_config(
+        path, overrides=["training.steps=7", "objectives.1.k=5", "run.root=/tmp/x y", "student.heads=4"]
+    )
     assert config.training.steps == 7
     assert config.run.root == "/tmp/x y"
     assert config.student is not None

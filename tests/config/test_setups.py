@@ -64,7 +64,10 @@ def test_many_to_many_by_explicit_students() -> None:
         "north": {"languages": ["fi", "de"], "teachers": {"de": "b"}},
     }
     run = build("explicit", teachers=teachers, students=students)
-    assert {s.name: s.teachers for s in run.students} == {"west": {"en": "a", "de": "a"}, "north": {"fi": "b", "de": "b"}}
+    assert {s.name: s.teachers for s in run.students} == {
+        "west": {"en": "a", "de": "a"},
+        "north": {"fi": "b", "de": "b"},
+    }
 
 
 @pytest.mark.parametrize("setup", ["one-to-one", "one-to-many"])
