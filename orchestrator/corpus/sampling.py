@@ -8,9 +8,9 @@ def language_shares(tokens: dict[str, int], *, alpha: float, max_epochs: float, 
 
     `tokens` counts what each language has. q ∝ n^alpha (Conneau & Lample 2019), but no language is read more than
     `max_epochs` times: what it would get beyond that goes to the others in the same proportion. If all languages
-    together do not suffice, each is read equally often, and `language_epochs` shows that it is more than `max_epochs`.
+    together do not suffice, all are read equally often, and then more than `max_epochs` times.
     """
-    assert all(count > 0 for count in tokens.values())
+    assert sum(tokens.values()) > 0
     caps = {language: max_epochs * count / total_tokens for language, count in tokens.items()}
     if sum(caps.values()) <= 1.0:
         return {language: count / sum(tokens.values()) for language, count in tokens.items()}
@@ -26,8 +26,3 @@ def language_shares(tokens: dict[str, int], *, alpha: float, max_epochs: float, 
         for language in over:
             shares[language] = caps[language]
             del free[language]
-
-
-def language_epochs(tokens: dict[str, int], shares: dict[str, float], *, total_tokens: int) -> dict[str, float]:
-    """How many times each language is read when `total_tokens` are drawn by `shares`."""
-    return {language: shares[language] * total_tokens / count for language, count in tokens.items()}

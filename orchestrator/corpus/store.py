@@ -132,6 +132,14 @@ class Corpus:
             for text in self.texts(language, "train", run * num_texts // runs, end - begin)
         ]
 
+    def verify(self) -> list[str]:
+        """Every missing or damaged file, as one sentence each."""
+        splits = (
+            split for language in self._record.languages.values() for split in (language.train, language.held_out)
+        )
+        problems = (self._problem(file) for split in splits for file in split.files)
+        return [problem for problem in problems if problem is not None]
+
     def _language(self, language: str) -> _LanguageRecord:
         if language not in self._record.languages:
             raise DataError(f"the corpus has no language '{language}'; it has {', '.join(self.languages)}")
@@ -141,14 +149,20 @@ class Corpus:
         record = self._language(language)
         return record.train if split == "train" else record.held_out
 
-    def _open_column(self, file: _File) -> pa.ChunkedArray:
+    def _problem(self, file: _File) -> str | None:
         path = self.folder / file.name
-        if not path.is_file():
-            raise StoreError(f"{path} of the corpus is missing; delete {self.folder} and run again to build it anew")
-        if file.name not in self._verified and storage.hash_file(path) != file.hash:
-            raise StoreError(f"{path} of the corpus is damaged; delete {self.folder} and run again to build it anew")
-        self._verified.add(file.name)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        if path.is_file() and storage.hash_file(path) == file.hash:
+            return None
+        what = "damaged" if path.is_file() else "missing"
+        return f"{path} of the corpus is {what}; delete {self.folder} and run again to build it anew"
+
+    def _open_column(self, file: _File) -> pa.ChunkedArray:
+        if file.name not in self._verified:
+            problem = self._problem(file)
+            if problem is not None:
+                raise StoreError(problem)
+            self._verified.add(file.name)
+        table = pa.ipc.open_file(pa.memory_map(str(self.folder / file.name))).read_all()
         assert table.schema.equals(_SCHEMA)
         return table.column("text")
 
@@ -160,9 +174,7 @@ def build_corpus(section: CorpusSection, *, root: Path, seed: int, on_progress: 
     are a source of their own, or set aside from `train` by a hash of the text and `seed`; no text is in both.
     Raises DataError when a source cannot be read or leaves a split without text.
     """
-    specification = {name: _specification(language, section, name) for name, language in section.languages.items()}
-    named = json.dumps([_FORMAT, seed, specification], sort_keys=True).encode()
-    folder = root / "corpus" / storage.hash_bytes(named)[:16]
+    folder, specification = _place(section, root, seed)
     if (folder / "corpus.json").is_file():
         return open_corpus(folder)
     storage.remove_temporaries(folder)
@@ -182,6 +194,11 @@ def build_corpus(section: CorpusSection, *, root: Path, seed: int, on_progress: 
     return Corpus(folder, record)
 
 
+def corpus_folder(section: CorpusSection, *, root: Path, seed: int) -> Path:
+    """Where `build_corpus` with the same arguments writes, or wrote; DataError when a source cannot be found."""
+    return _place(section, root, seed)[0]
+
+
 def open_corpus(folder: Path) -> Corpus:
     """The corpus in `folder`, in milliseconds; raises StoreError when it is not a whole one."""
     path = folder / "corpus.json"
@@ -195,6 +212,12 @@ def open_corpus(folder: Path) -> Corpus:
             f"{path} is damaged or of another version (at '{where}'); delete {folder} and run again to build it anew"
         ) from error
     return Corpus(folder, record)
+
+
+def _place(section: CorpusSection, root: Path, seed: int) -> tuple[Path, dict[Language, dict[str, object]]]:
+    specification = {name: _specification(language, section, name) for name, language in section.languages.items()}
+    named = json.dumps([_FORMAT, seed, specification], sort_keys=True).encode()
+    return root / "corpus" / storage.hash_bytes(named)[:16], specification
 
 
 def _specification(language: LanguageSection, section: CorpusSection, name: str) -> dict[str, object]:
