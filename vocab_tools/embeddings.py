@@ -30,6 +30,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _BLOCK = 8192
+_SAMPLE = 65_536  # rows are enough for a covariance
 _FIRST_SCALE = 0.02  # of random rows where nothing at all is known, as BERT starts
 
 
@@ -165,15 +166,17 @@ def _draw_unknown(result: Float32, known: npt.NDArray[np.bool_], generator: np.r
         result[:] = generator.standard_normal(result.shape, dtype=np.float32) * _FIRST_SCALE
         return
     places = np.flatnonzero(known)
-    mean = _mean(result, places, None)
+    places = places[:: -(-len(places) // _SAMPLE)]
+    mean = _mean(result, places, None).astype(np.float32)
     covariance = np.zeros((width, width))
     for block in _blocks(places):
         rows = result[block] - mean
         covariance += rows.T @ rows
-    values, vectors = np.linalg.eigh(covariance / len(places))
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T  # symmetric: no sign is left open
+    covariance /= len(places)
+    covariance[np.diag_indices(width)] += 1e-6 * covariance.trace() / width + 1e-12  # rows may span less than all axes
+    root = np.linalg.cholesky(covariance).T.astype(np.float32)
     for block in _blocks(unknown):
-        result[block] = mean + generator.standard_normal((len(block), width)) @ root
+        result[block] = mean + generator.standard_normal((len(block), width), dtype=np.float32) @ root
 
 
 def _mean(matrix: npt.NDArray[np.floating], places: Int64, move: _Affine | None) -> Float64:
