@@ -10,7 +10,8 @@ directions, then shifted, scaled and rotated onto the tokens that already have a
 orthogonal Procrustes solution (Schönemann 1966) for the centred rows X of the teacher and Y of the student. The scale
 makes both clouds equally wide. Where teachers share a token, its row is that of the first in priority.
 
-Rows without a source are drawn from the normal distribution with the mean and covariance of the known rows.
+A token that no teacher has, but one can cut into pieces, gets the mean of their rows, moved like the others.
+Rows without any source are drawn from the normal distribution with the mean and covariance of the known rows.
 Everything runs in blocks of rows: beside the inputs and the result, memory stays below 200 MB at D = 1 024.
 """
 
@@ -58,17 +59,21 @@ def carry_embeddings(
     width: int,
     seed: int,
     priority: Sequence[str],
+    pieces: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
 ) -> Float32:
     """Embedding rows of a student, float32 [V = size, D = width].
 
     `matrices` are the teachers' embeddings [V_t, D_t], float16 or wider, memory-mapped if you like; `maps` int32 [V_t]
     as build_vocabulary writes them (-1: no student id). A map may be longer than its matrix and the other way round.
-    `priority` names every teacher once, first the one whose space and rows win. The result depends on nothing else.
+    `priority` names every teacher once, first the one whose space and rows win. `pieces` gives, per teacher, the ids
+    into which it cuts student tokens that nobody has (pieces.py): their row is the mean of these ids' rows.
+    The result depends on nothing else. Raises VocabularyError with one sentence.
     """
     _check(matrices, maps, size, width, priority)
     generator = np.random.default_rng(seed)
     result = np.zeros((size, width), dtype=np.float32)
     known = np.zeros(size, dtype=np.bool_)
+    moves: dict[str, _Affine] = {}
     for name in priority:
         matrix = matrices[name]
         old, new = _mapped(maps[name], len(matrix))
@@ -81,6 +86,12 @@ def carry_embeddings(
         for block in _blocks(np.flatnonzero(~shared)):
             result[new[block]] = move(_rows(matrix, old[block], name))
         known[new] = True
+        moves[name] = move
+    for name in (name for name in priority if name in moves):
+        cut = {new: ids for new, ids in (pieces or {}).get(name, {}).items() if ids and not known[new]}
+        for block in _blocks(np.array(list(cut), dtype=np.int64)):
+            result[block] = moves[name](mean_over_pieces(matrices[name], [cut[new] for new in block.tolist()]))
+            known[block] = True
     _draw_unknown(result, known, generator)
     return result
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 
+from tests.vocab_tools.tiny import make_tokenizer
 from vocab_tools import VocabularyError, carry_embeddings
 from vocab_tools.embeddings import mean_over_pieces
+from vocab_tools.pieces import cut_tokens
+from vocab_tools.read import read_tokenizer
 
 RANDOM = np.random.default_rng(7)
 START = RANDOM.bit_generator.state
@@ -36,7 +42,7 @@ def test_one_teacher_of_the_same_width_is_copied() -> None:
     np.testing.assert_array_equal(carried, matrix[[2, 3, 0]])
 
 
-def test_half_precision_and_memory_maps_are_read(tmp_path: object) -> None:
+def test_half_precision_and_read_only_matrices_are_taken() -> None:
     matrix = rows(4, 3).astype(np.float16)
     matrix.setflags(write=False)
     carried = carry_embeddings({"t": matrix}, {"t": int32(0, 1, 2, 3)}, size=4, width=3, seed=0, priority=["t"])
@@ -146,6 +152,36 @@ def test_maps_and_matrices_may_differ_in_length(map_rows: int, matrix_rows: int)
     known = min(map_rows, matrix_rows)
     np.testing.assert_array_equal(carried[:known], matrix[:known])
     assert np.isfinite(carried).all()
+
+
+def test_tokens_that_nobody_has_get_the_mean_of_their_pieces_moved_like_the_rest() -> None:
+    matrix = rows(50, 6)
+    table = np.arange(50, dtype=np.int32)
+    pieces = {"t": {50: [3, 4], 51: [], 7: [1, 2]}}
+    carried = carry_embeddings({"t": matrix}, {"t": table}, size=52, width=4, seed=0, priority=["t"], pieces=pieces)
+    alone = carry_embeddings({"t": matrix}, {"t": table}, size=52, width=4, seed=0, priority=["t"])
+    np.testing.assert_allclose(carried[50], carried[[3, 4]].mean(0), atol=1e-5)
+    np.testing.assert_array_equal(carried[:50], alone[:50])
+
+
+@pytest.mark.parametrize("family", ["wordpiece-cased", "unigram", "byte-bpe"])
+def test_tokens_are_cut_as_their_teacher_cuts_text(tmp_path: Path, family: str) -> None:
+    teacher = read_tokenizer(make_tokenizer(family, tmp_path / "t"))
+    tokens = ["[MASK]", "▁lightning", "heaven", "<0xE4><0xB8>", "▁"]
+    cut = cut_tokens(tokens, teacher)
+    surfaces = ["".join(teacher.tokens[i] or "" for i in cut[place]).replace("##", "") for place in (1, 2)]
+    assert [surface.lstrip("▁") for surface in surfaces] == ["lightning", "heaven"]
+    assert not {0, 3} & set(cut)
+
+
+def test_memory_stays_near_the_matrices() -> None:
+    first, second = rows(40_000, 64), rows(40_000, 96)
+    maps = {"a": np.arange(40_000, dtype=np.int32), "b": np.arange(20_000, 60_000, dtype=np.int32)}
+    tracemalloc.start()
+    carry_embeddings({"a": first, "b": second}, maps, size=70_000, width=64, seed=0, priority=["a", "b"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 70_000 * 64 * 4 + 6 * 8192 * 96 * 8 + 70_000 * 60  # the result, a few blocks, a few index arrays
 
 
 def test_mean_over_pieces() -> None:
