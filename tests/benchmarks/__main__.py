@@ -1,7 +1,7 @@
 """`make bench`: teacher units against the bare forward pass, and a distillation step against a plain masked-LM step.
 
-Both sides of every pair run the same rows, in turn, in one process: `python -m tests.benchmarks [--rounds N] [--json FILE]`.
-The teacher is the multilingual checkpoint beside the project where it is there, else a random one of the same size.
+Both sides of every pair run the same rows, in turn, in one process (`python -m tests.benchmarks --rounds N --json FILE`).
+The teacher is the multilingual checkpoint beside the project.
 """
 
 from __future__ import annotations
