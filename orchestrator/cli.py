@@ -145,10 +145,15 @@ def plan(
 
     Example:  orch plan --setup one-to-many
     """
-    from orchestrator.display import print_plan
+    from orchestrator.display import stage
+    from orchestrator.pipeline import check_parallel_texts, read_text
     from orchestrator.planning import make_plan
+    from orchestrator.tables import print_plan
 
-    print_plan(make_plan(_open(config, overrides, setup, verbose)))
+    run = _open(config, overrides, setup, verbose)
+    check_parallel_texts(run)
+    read_text(run, stage=stage)
+    print_plan(make_plan(run))
 
 
 @app.command("precompute-teacher")
@@ -169,8 +174,8 @@ def precompute_teacher(
     from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("precompute", run):
-        pipeline.precompute(run, cluster.get)
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+        pipeline.compute_signals(run, cluster, stage=stage)
 
 
 @app.command("build-vocab")
@@ -185,11 +190,12 @@ def build_vocab(
     Example:  orch build-vocab --setup many-to-one
     """
     from orchestrator import pipeline
-    from orchestrator.display import print_vocabularies
+    from orchestrator.display import print_vocabularies, stage
 
     run = _open(config, overrides, setup, verbose)
-    with pipeline.driving(run):
-        print_vocabularies(pipeline.build_vocabularies(run))
+    with pipeline.driving(run), stage("vocabulary", run):
+        built = pipeline.build_vocabularies(run)
+    print_vocabularies(built)
 
 
 @app.command("train-students")
@@ -244,7 +250,7 @@ def report(
     Example:  orch report && xdg-open runs/orch/report/index.html
     """
     from orchestrator import pipeline
-    from orchestrator.display import print_headline
+    from orchestrator.tables import print_headline
 
     run = _open(config, overrides, setup, verbose)
     with pipeline.driving(run):
@@ -266,7 +272,8 @@ def run_all(
     Example:  orch run --setup many-to-one
     """
     from orchestrator import pipeline
-    from orchestrator.display import print_headline, stage
+    from orchestrator.display import stage
+    from orchestrator.tables import print_headline
 
     run = _open(config, overrides, setup, verbose, address)
     with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
@@ -287,9 +294,11 @@ def status(
     Example:  watch -n 5 orch status
     """
     from orchestrator.display import print_status
+    from orchestrator.locking import driver_of
     from orchestrator.progress import run_progress
 
-    print_status(run_progress(_open(config, overrides, setup, verbose)))
+    run = _open(config, overrides, setup, verbose)
+    print_status(run_progress(run), driver_of(run.root))
 
 
 @app.command()
@@ -303,10 +312,12 @@ def verify(
 
     Example:  orch verify || echo damaged
     """
-    from orchestrator.display import print_problems
+    from orchestrator.display import checking, print_problems
     from orchestrator.steps.verifying import verify_run
 
-    problems = verify_run(_open(config, overrides, setup, verbose))
+    run = _open(config, overrides, setup, verbose)
+    with checking() as show:
+        problems = verify_run(run, on_progress=show)
     print_problems(problems)
     raise typer.Exit(1 if problems else 0)
 
@@ -327,8 +338,8 @@ def inspect(
 
     Example:  orch inspect --language de --rows 5
     """
-    from orchestrator.display import print_inspection
     from orchestrator.steps.inspecting import inspect_signals
+    from orchestrator.tables import print_inspection
 
     run = _open(config, overrides, setup, verbose)
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
@@ -348,7 +359,8 @@ def demo(
     """
     _logging(verbose)
     from orchestrator.demo import run_demo
-    from orchestrator.display import print_headline, stage
+    from orchestrator.display import stage
+    from orchestrator.tables import print_headline
 
     run, page = run_demo(folder, address=address, stage=stage)
     print_headline(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline import Stage, build_vocabularies, driving, lazy_cluster, precompute, run_all, train
+from orchestrator.pipeline import Stage, build_vocabularies, compute_signals, driving, lazy_cluster, run_all, train
 from orchestrator.resources import configs_folder
 from orchestrator.run import Run, open_run
 from orchestrator.storage import write_bytes
@@ -33,9 +33,9 @@ def run_demo(folder: Path, *, address: str | None, stage: Stage) -> tuple[Run, P
     teachers = open_run(folder / "teachers.yaml", address=address)
     with lazy_cluster(teachers) as cluster:
         with driving(teachers):
-            with stage("precompute", teachers):
-                precompute(teachers, cluster.get)
-            build_vocabularies(teachers)
+            compute_signals(teachers, cluster, stage=stage)
+            with stage("vocabulary", teachers):
+                build_vocabularies(teachers)
             with stage("train", teachers):
                 train(teachers, cluster.get)
         for setup in SETUPS:

@@ -1,4 +1,4 @@
-"""What the command line prints: progress bars while work goes on, and tables of plans, states and results."""
+"""What the command line shows while work goes on: bars in a terminal, a line now and then in a file; short results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,25 +14,46 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.progress import PrecomputePoll, Progress, evaluation_progress, training_progress
-from orchestrator.run import Run
+from orchestrator.errors import OrchError
+from orchestrator.progress import (
+    NOT_STARTED,
+    PrecomputePoll,
+    Progress,
+    corpus_progress,
+    evaluation_progress,
+    training_progress,
+    vocabulary_progress,
+)
 
 if TYPE_CHECKING:
-    from orchestrator.planning import RunPlan
-    from orchestrator.steps.inspecting import InspectedRow
+    from orchestrator.locking import Driver
+    from orchestrator.run import Run
     from orchestrator.steps.vocabularies import BuiltVocabulary
 
-_REFRESH_SECONDS = 0.5
-_LINE_SECONDS = 15.0
+_REFRESH_SECONDS = 1.0
+_FIRST_LINE_SECONDS, _LONGEST_LINE_SECONDS = 10.0, 300.0
+_BAR_CELLS = 20
 
 console = Console(highlight=False)
 
 
+def stage(step: str, run: Run) -> AbstractContextManager[None]:
+    """Show a step of a run while it goes on."""
+    polls: dict[str, Callable[[], Sequence[Progress]]] = {
+        "corpus": lambda: [corpus_progress(run)],
+        "precompute": PrecomputePoll(run),
+        "vocabulary": lambda: vocabulary_progress(run),
+        "train": lambda: training_progress(run),
+        "evaluate": lambda: [evaluation_progress(run)],
+    }
+    return watching(polls[step])
+
+
 @contextmanager
-def watching(title: str, poll: Callable[[], Sequence[Progress]]) -> Iterator[None]:
-    """Show what `poll` finds while the block runs: bars in a terminal, a line now and then in a file."""
+def watching(poll: Callable[[], Sequence[Progress]]) -> Iterator[None]:
+    """Show what `poll` finds while the block runs."""
     stop = threading.Event()
-    shown = _Watch(title, poll)
+    shown = _Watch(poll)
     target = shown.bars if console.is_terminal else shown.lines
     thread = threading.Thread(target=target, args=(stop,), name="progress", daemon=True)
     thread.start()
@@ -40,71 +61,70 @@ def watching(title: str, poll: Callable[[], Sequence[Progress]]) -> Iterator[Non
         yield
     finally:
         stop.set()
-        thread.join(timeout=5.0)
-
-
-def stage(step: str, run: Run) -> AbstractContextManager[None]:
-    """Show a step of a run while it goes on."""
-    polls: dict[str, Callable[[], Sequence[Progress]]] = {
-        "precompute": PrecomputePoll(run),
-        "train": lambda: training_progress(run),
-        "evaluate": lambda: [evaluation_progress(run)],
-    }
-    return watching(step, polls[step])
+        thread.join(timeout=2.0)
 
 
 class _Watch:
-    """Turns successive polls into rates and times left."""
+    """Asks again and again; where the work does not know its own speed, from what has moved."""
 
-    def __init__(self, title: str, poll: Callable[[], Sequence[Progress]]) -> None:
-        self._title, self._poll = title, poll
+    def __init__(self, poll: Callable[[], Sequence[Progress]]) -> None:
+        self._poll = poll
         self._first: dict[tuple[str, str], tuple[float, int]] = {}
 
     def bars(self, stop: threading.Event) -> None:
-        with Live(console=console, auto_refresh=False, transient=False) as live:
-            while True:
+        with Live(console=console, auto_refresh=False) as live:
+            ended = False
+            while not ended:
                 ended = stop.wait(_REFRESH_SECONDS)
-                live.update(self._table(self._poll()), refresh=True)
-                if ended:
-                    return
+                live.update(self._table(self._found()), refresh=True)
 
     def lines(self, stop: threading.Event) -> None:
-        while True:
-            ended = stop.wait(_LINE_SECONDS)
-            for progress in self._poll():
-                if ended or not progress.is_done:
-                    console.print(f"{self._title}: {progress.name} {self._words(progress)}", soft_wrap=True)
-            if ended:
-                return
+        said: set[str] = set()
+        pause, ended = _FIRST_LINE_SECONDS, False
+        while not ended:
+            ended = stop.wait(pause)
+            pause = min(1.5 * pause, _LONGEST_LINE_SECONDS)
+            for progress in self._found():
+                line = f"{progress.step} {progress.name}: {self._words(progress)}"
+                if line not in said and progress.detail != NOT_STARTED:
+                    say(escape(line))
+                said.add(line)
+
+    def _found(self) -> Sequence[Progress]:
+        with suppress(OrchError):  # what is wrong comes to light where the work is done
+            return self._poll()
+        return []
 
     def _left(self, progress: Progress) -> float | None:
         now = time.monotonic()
         started, before = self._first.setdefault((progress.step, progress.name), (now, progress.done))
-        if progress.is_done:
-            return None
-        if progress.seconds_left is not None:
-            return progress.seconds_left
+        if progress.is_done or progress.seconds_left is not None:
+            return None if progress.is_done else progress.seconds_left
         moved = progress.done - before
         return (now - started) / moved * (progress.total - progress.done) if moved > 0 else None
 
     def _words(self, progress: Progress) -> str:
-        parts = [f"{progress.done}/{progress.total} {progress.unit}"]
-        if progress.rate is not None and not progress.is_done:
-            parts.append(f"{progress.rate:,.0f} tokens/s")
+        """What matters most comes first: a narrow terminal cuts the end."""
+        parts = [f"{progress.done:,}/{progress.total:,} {progress.unit}"]
         left = self._left(progress)
         if left is not None:
             parts.append(f"{duration(left)} left")
+        if progress.tokens_per_second is not None and not progress.is_done:
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
         if progress.detail:
             parts.append(progress.detail)
         return " · ".join(parts)
 
     def _table(self, found: Sequence[Progress]) -> Table:
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for progress in found:
-            share = progress.done / max(1, progress.total)
-            filled = round(24 * share)
-            bar = f"[green]{'━' * filled}[/][dim]{'━' * (24 - filled)}[/]"
-            table.add_row(f"[bold]{self._title}[/]", progress.name, bar, self._words(progress))
+            filled = _BAR_CELLS * progress.done // max(1, progress.total)
+            bar = f"[green]{'━' * filled}[/][dim]{'━' * (_BAR_CELLS - filled)}[/]"
+            table.add_row(f"[bold]{progress.step}[/]", escape(progress.name), bar, escape(self._words(progress)))
         return table
 
 
@@ -124,145 +144,58 @@ def size(num_bytes: float) -> str:
     raise AssertionError
 
 
-def print_status(found: Sequence[Progress]) -> None:
-    """The table of `orch status`."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("step", "what", "done", "of", "", "rate", "left", ""):
-        table.add_column(column, justify="right" if column in ("done", "of", "rate", "left") else "left")
+def say(text: str) -> None:
+    """One line for the reader, marked up."""
+    console.print(text, soft_wrap=True)
+    sys.stdout.flush()
+
+
+def plain_table(*, words: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """A table without lines whose words give way when the terminal is narrow, and whose numbers never do."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in words:
+        table.add_column(name, overflow="ellipsis")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def print_status(found: Sequence[Progress], driver: Driver | None) -> None:
+    """The table of `orch status`, and who is at work."""
+    table = plain_table(words=("step", "what"), numbers=("done", "left", "tokens/s"))
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for progress in found:
+        rate = progress.tokens_per_second
         table.add_row(
             progress.step,
-            progress.name,
-            str(progress.done),
-            str(progress.total),
-            progress.unit,
-            f"{progress.rate:,.0f} tokens/s" if progress.rate else "",
-            duration(progress.seconds_left) if progress.seconds_left else "",
-            "[green]done[/]" if progress.is_done else progress.detail,
+            escape(progress.name),
+            f"{progress.done:,}/{progress.total:,} {progress.unit}",
+            duration(progress.seconds_left) if progress.seconds_left is not None else "",
+            f"{rate:,.0f}" if rate is not None else "",
+            "[green]done[/]" if progress.is_done else escape(progress.detail),
         )
     console.print(table)
+    say(f"At work: {escape(str(driver))}." if driver is not None else "No orch is at work on this run.")
+
+
+@contextmanager
+def checking() -> Iterator[Callable[[str], None]]:
+    """Show, in a terminal, what is being checked."""
+    with console.status("checking") as status:
+        yield lambda what: status.update(f"checking {escape(what)}")
 
 
 def print_problems(problems: Sequence[str]) -> None:
     """What `orch verify` found."""
     for problem in problems:
-        console.print(f"[red]✗[/] {problem}", soft_wrap=True)
-    console.print(f"{len(problems)} problems." if problems else "[green]✓[/] Every checksum is right.")
-
-
-def say(text: str) -> None:
-    """One line for the reader."""
-    console.print(text, soft_wrap=True)
-    sys.stdout.flush()
+        say(f"[red]✗[/] {escape(problem)}")
+    count = "1 problem." if len(problems) == 1 else f"{len(problems)} problems."
+    say(count if problems else "[green]✓[/] Every checksum is right.")
 
 
 def print_vocabularies(built: Sequence[BuiltVocabulary]) -> None:
     """What `orch build-vocab` made."""
     for vocabulary in built:
         how = "built" if vocabulary.new else "already there"
-        console.print(
-            f"{vocabulary.student}: {vocabulary.size:,} tokens of {', '.join(vocabulary.teachers)} ({how}) "
-            f"{vocabulary.folder}",
-            soft_wrap=True,
-        )
-
-
-def print_inspection(rows: Sequence[InspectedRow]) -> None:
-    """What `orch inspect` found: each row, then its masked tokens with the teacher's guesses."""
-    for row in rows:
-        console.print(f"[bold]row {row.row_id} copy {row.copy}[/]  {escape(row.text)}", soft_wrap=True)
-        table = Table(box=None, pad_edge=False, padding=(0, 2))
-        for column in ("position", "shown", "truth", "the teacher's guesses"):
-            table.add_column(column, justify="right" if column == "position" else "left")
-        for masked in row.masked:
-            guesses = "  ".join(
-                f"[green]{escape(g.token)}[/] {g.probability:.2f}"
-                if g.token == masked.truth
-                else f"{escape(g.token)} {g.probability:.2f}"
-                for g in masked.guesses
-            )
-            table.add_row(str(masked.position), escape(masked.shown), escape(masked.truth), guesses)
-        console.print(table)
-
-
-def print_plan(plan: RunPlan) -> None:
-    """The tables of `orch plan`."""
-    languages = _table("student", "language", "teacher", "texts", "tokens", "share q", "epochs", words=3)
-    for line in plan.languages:
-        languages.add_row(
-            line.student,
-            line.language,
-            line.teacher,
-            f"{line.texts:,}",
-            f"{line.tokens:,}",
-            f"{line.share:.3f}",
-            f"{line.epochs:.1f}",
-        )
-    console.print(f"[bold]Setup {plan.setup}[/]")
-    console.print(languages)
-    teachers = _table("teacher", "rows", "tokens", "shards", "missing", "bytes per token", "on disk", "time", words=1)
-    for teacher in plan.teachers:
-        parts = " + ".join(f"{table} {value:.1f}" for table, value in teacher.bytes_per_token.items())
-        teachers.add_row(
-            teacher.name,
-            f"{teacher.rows:,}",
-            f"{teacher.tokens:,}",
-            str(teacher.shards),
-            str(teacher.missing),
-            f"{sum(teacher.bytes_per_token.values()):.0f} = {parts}",
-            size(teacher.num_bytes),
-            f"about {duration(teacher.seconds)}",
-        )
-    console.print(teachers)
-    students = _table("student", "role", "encoder", "steps", "tokens", "time", words=2)
-    for student in plan.students:
-        students.add_row(
-            student.name,
-            student.role,
-            f"{student.encoder_parameters / 1e6:.1f} M",
-            f"{student.steps:,}",
-            f"{student.tokens:,}",
-            f"about {duration(student.seconds)}",
-        )
-    console.print(students)
-    needed = sum(teacher.num_bytes for teacher in plan.teachers)
-    console.print(
-        f"Disk: {size(needed)} of signals, {size(plan.free_bytes)} free. "
-        f"Times are estimates from a matrix product of {plan.gemm_flops / 1e9:.0f} GFLOP/s on this machine."
-    )
-    if needed > plan.free_bytes:
-        console.print(
-            "[red]The signals do not fit on this disk[/]: lower soft-targets.k, keep fewer layers, or move run.root."
-        )
-
-
-def print_headline(run: Run) -> None:
-    """The measured figures of a run, as the report's first table shows them."""
-    from orchestrator.report.headline import decimal, headline, means, percent
-    from orchestrator.report.reading import read_metrics
-
-    rows = headline(read_metrics(run.metrics_path))
-    table = _table("language", "model", "role", "accuracy", "bits/character", "agreement", "KL, nats", words=3)
-    for row in [*rows, *means(rows)]:
-        figures = row.figures
-        cells = {
-            "accuracy": percent(figures.accuracy),
-            "bits_per_character": decimal(figures.bits_per_character),
-            "agreement": percent(figures.agreement),
-            "kl": decimal(figures.kl),
-        }
-        table.add_row(
-            row.language,
-            row.model,
-            row.role,
-            *(f"[bold]{text}[/]" if name in row.best else text for name, text in cells.items()),
-        )
-    console.print(table)
-
-
-def _table(*columns: str, words: int) -> Table:
-    """A plain table whose first `words` columns are words and the others numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
-    return table
+        text = f"{vocabulary.student}: {vocabulary.size:,} tokens of {', '.join(vocabulary.teachers)}"
+        say(escape(f"{text} ({how}), {vocabulary.folder}"))

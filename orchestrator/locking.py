@@ -6,13 +6,28 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
 from orchestrator.storage import make_folder
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that works on a run."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"'{self.command}' (process {self.pid} on {self.host} since {self.since})"
 
 
 @contextmanager
@@ -28,19 +43,40 @@ def lock_run(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ClusterError(
-                f"{root} is in use by {_holder(root / '.lock')}; wait until it ends, or choose another run.root."
+                f"{root} is in use by {_named(root) or 'another process'}; wait until it ends (`orch status` shows how "
+                "far it is), or choose another run.root."
             ) from None
+        command = " ".join(["orch", *sys.argv[1:]])
+        mine = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
         file.truncate(0)
-        file.write(
-            json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-        )
+        file.write(json.dumps(asdict(mine)))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
-def _holder(path: Path) -> str:
+def driver_of(root: Path) -> Driver | None:
+    """Who works on the run, by what its lock file says; nothing is locked or written. None when nobody does."""
+    named = _named(root)
+    if named is None or (named.host == socket.gethostname() and not _is_alive(named.pid)):
+        return None
+    return named
+
+
+def _named(root: Path) -> Driver | None:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return Driver(**json.loads((root / ".lock").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

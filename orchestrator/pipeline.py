@@ -1,6 +1,6 @@
 """The table of contents of a run: which steps it has, in which order, and what holds them together.
 
-    corpus -> precompute -> build_vocabularies -> train -> evaluate -> write_report
+    read_text -> compute_signals -> build_vocabularies -> train -> evaluate -> write_report
 
 Each step (a file in `steps/`) reads what the one before it left on disk, does what is missing, and leaves files. Run it
 again after any stop: what is done is recognised by the fingerprint of its inputs.
@@ -22,9 +22,9 @@ from orchestrator.cluster import Cluster, open_cluster
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
 from orchestrator.run import Run
-from orchestrator.steps.evaluating import evaluate
+from orchestrator.steps.evaluating import check_parallel_texts, evaluate
 from orchestrator.steps.reporting import write_report
-from orchestrator.steps.signals import precompute
+from orchestrator.steps.signals import corpus_path, is_read, precompute, prepare_corpus
 from orchestrator.steps.training import train
 from orchestrator.steps.vocabularies import build_vocabularies
 from orchestrator.storage import write_bytes
@@ -41,14 +41,37 @@ def _unseen(_step: str, _run: Run) -> AbstractContextManager[None]:
 
 def run_all(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> Path:
     """Every step in order; returns the report's page."""
-    with stage("precompute", run):
-        precompute(run, cluster.get)
-    build_vocabularies(run)
+    check_parallel_texts(run)
+    compute_signals(run, cluster, stage=stage)
+    with stage("vocabulary", run):
+        build_vocabularies(run)
     with stage("train", run):
         train(run, cluster.get)
     with stage("evaluate", run):
         evaluate(run, cluster.get)
-    return write_report(run)
+    page = write_report(run)
+    _log.info("report: %s", page)
+    return page
+
+
+def compute_signals(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> None:
+    """Read the corpus, then let the teachers say what is missing."""
+    _read(run, stage)
+    with stage("precompute", run):
+        precompute(run, cluster.get)
+
+
+def read_text(run: Run, *, stage: Stage = _unseen) -> None:
+    """Read the corpus if nobody did, so that `orch plan` knows what there is; only then the run is locked."""
+    if not is_read(corpus_path(run)):
+        with lock_run(run.root):
+            _read(run, stage)
+
+
+def _read(run: Run, stage: Stage) -> None:
+    if not is_read(corpus_path(run)):
+        with stage("corpus", run):
+            prepare_corpus(run)
 
 
 class LazyCluster:
@@ -117,10 +140,12 @@ __all__ = [
     "LazyCluster",
     "Stage",
     "build_vocabularies",
+    "check_parallel_texts",
+    "compute_signals",
     "driving",
     "evaluate",
     "lazy_cluster",
-    "precompute",
+    "read_text",
     "run_all",
     "train",
     "write_report",

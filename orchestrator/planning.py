@@ -1,22 +1,39 @@
-"""What a run will compute and store, before anything runs: for `orch plan`. Starts no Ray and loads no weights."""
+"""What a run will compute, store and take, before it runs: starts no Ray, loads no weights, writes nothing.
+
+Times come from what this run measured of itself where there is something, else from a matrix product on this machine.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+from orchestrator import costs
 from orchestrator.config.setups import StudentSpec
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.corpus.store import Corpus
+from orchestrator.errors import OrchError
+from orchestrator.progress import last_rows
 from orchestrator.run import Run
 from orchestrator.signals.schema import bytes_per_token
-from orchestrator.steps.signals import StorePlan, plan_stores, prepare_corpus
+from orchestrator.steps.exports import student_receipt
+from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, plan_stores
 from orchestrator.storage import free_bytes
 
-#: Shares of the measured GEMM rate that a teacher's forward pass and a student's step reach on the whole.
+#: Shares of a big matrix product's speed that a teacher's forward pass and a student's step reach on the whole.
 _TEACHER_EFFICIENCY, _STUDENT_EFFICIENCY = 0.5, 0.25
 _GEMM = 1024
+_GEMM_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long something will still take, and whether its speed was measured in this run."""
+
+    seconds: float
+    is_measured: bool
 
 
 @dataclass(frozen=True)
@@ -43,12 +60,17 @@ class TeacherPlan:
     shards: int
     missing: int
     bytes_per_token: dict[str, float]
-    seconds: float
+    time: Time
 
     @property
     def num_bytes(self) -> float:
         """Bytes on disk when all is there."""
         return self.tokens * sum(self.bytes_per_token.values())
+
+    @property
+    def missing_bytes(self) -> float:
+        """Bytes yet to be written."""
+        return self.num_bytes * self.missing / max(1, self.shards)
 
 
 @dataclass(frozen=True)
@@ -57,10 +79,11 @@ class StudentPlan:
 
     name: str
     role: str
+    group: str
     encoder_parameters: int
     steps: int
     tokens: int
-    seconds: float
+    time: Time
 
 
 @dataclass(frozen=True)
@@ -68,25 +91,51 @@ class RunPlan:
     """Everything that `orch plan` shows."""
 
     setup: str
+    root: Path
     languages: tuple[LanguagePlan, ...]
     teachers: tuple[TeacherPlan, ...]
     students: tuple[StudentPlan, ...]
+    side_by_side: int
     free_bytes: int
     gemm_flops: float
 
+    @property
+    def teacher_seconds(self) -> float:
+        """Of all passes, one after another."""
+        return sum(teacher.time.seconds for teacher in self.teachers)
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all groups, `side_by_side` of them at a time; the students of a group take turns."""
+        groups: dict[str, float] = {}
+        for student in self.students:
+            groups[student.group] = groups.get(student.group, 0.0) + student.time.seconds
+        return max(sum(groups.values()) / self.side_by_side, *groups.values())
+
 
 def make_plan(run: Run) -> RunPlan:
-    """Read the corpus if it was not read before, and estimate the rest from a sample of it and a short GEMM."""
-    corpus = prepare_corpus(run)
+    """Estimate a run whose corpus is read.
+
+    Raises:
+        StoreError: it is not.
+    """
+    corpus = known_corpus(run)
     stores = plan_stores(run, corpus)
     flops = _gemm_flops()
     tokens = {name: _language_tokens(run, store) for name, store in stores.items()}
     side_by_side = min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
+    origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
     return RunPlan(
         setup=run.expanded.setup,
-        languages=tuple(line for student in run.expanded.students for line in _languages(run, student, corpus, tokens)),
+        root=run.root,
+        languages=tuple(line for student in origins for line in _languages(run, student, corpus, tokens)),
         teachers=tuple(_teacher(run, store, tokens[name], flops) for name, store in stores.items()),
-        students=tuple(_student(run, student, flops / side_by_side) for student in run.expanded.students),
+        students=tuple(
+            _student(run, group.name, student, flops / side_by_side)
+            for group in run.expanded.groups
+            for student in group.students
+        ),
+        side_by_side=side_by_side,
         free_bytes=free_bytes(run.root),
         gemm_flops=flops,
     )
@@ -101,8 +150,7 @@ def _language_tokens(run: Run, store: StorePlan) -> dict[str, int]:
 
 
 def _languages(run: Run, student: StudentSpec, corpus: Corpus, tokens: dict[str, dict[str, int]]) -> list[LanguagePlan]:
-    section, training = run.config.corpus.sampling, run.config.training
-    total = training.steps * training.accumulation * training.tokens_per_batch
+    section, total = run.config.corpus.sampling, _student_tokens(run)
     own = {language: tokens[teacher][language] for language, teacher in student.teachers.items()}
     shares = language_shares(own, alpha=section.alpha, max_epochs=section.max_epochs, total_tokens=total)
     return [
@@ -119,6 +167,11 @@ def _languages(run: Run, student: StudentSpec, corpus: Corpus, tokens: dict[str,
     ]
 
 
+def _student_tokens(run: Run) -> int:
+    training = run.config.training
+    return training.steps * training.accumulation * training.tokens_per_batch
+
+
 def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -> TeacherPlan:
     masking = run.config.corpus.masking
     info = run.checkpoints[store.teacher]
@@ -126,10 +179,8 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
     languages = run.teacher_languages(store.teacher)
     units = [unit for unit in store.units if unit.language in languages]
     missing = [unit for unit in store.missing if unit.language in languages]
-    per_token = 0.0
-    if info is not None and store.request.needs_model:
-        encoder = info.num_parameters - info.vocab_size * info.width
-        per_token = 2.0 * encoder + 2.0 * masking.probability * info.vocab_size * info.width * store.request.needs_head
+    waiting = total * len(missing) / max(1, len(units))
+    measured = costs.tokens_per_second([cost for cost in costs.read(run.root) if cost.teacher == store.teacher])
     return TeacherPlan(
         name=store.teacher,
         languages=languages,
@@ -140,8 +191,20 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
         bytes_per_token=bytes_per_token(
             store.request, run.config.signals.hidden_codec, info.width if info else None, masking.probability
         ),
-        seconds=total * per_token / (flops * _TEACHER_EFFICIENCY) * len(missing) / max(1, len(units)),
+        time=Time(waiting / measured, True)
+        if measured is not None
+        else Time(waiting * _teacher_flops(run, store) / (flops * _TEACHER_EFFICIENCY), False),
     )
+
+
+def _teacher_flops(run: Run, store: StorePlan) -> float:
+    """Of one token: every layer, and the head where it is masked."""
+    info = run.checkpoints[store.teacher]
+    if info is None or not store.request.needs_model:
+        return 0.0
+    head = info.vocab_size * info.width
+    masked = run.config.corpus.masking.probability if store.request.needs_head else 0.0
+    return 2.0 * (info.num_parameters - head) + 2.0 * masked * head
 
 
 def _rows(run: Run, store: StorePlan) -> int:
@@ -153,32 +216,64 @@ def _rows(run: Run, store: StorePlan) -> int:
     return round(rows * section.masking.copies)
 
 
-def _student(run: Run, student: StudentSpec, flops: float) -> StudentPlan:
-    training, template = run.config.training, student.template
-    intermediate = template.intermediate_size or 4 * template.hidden_size
-    encoder = template.layers * (4 * template.hidden_size**2 + 2 * template.hidden_size * intermediate)
-    tokens = training.steps * training.accumulation * training.tokens_per_batch
+def _student(run: Run, group: str, student: StudentSpec, flops: float) -> StudentPlan:
+    template, total = student.template, _student_tokens(run)
+    matrices = 3 if template.architecture == "modernbert" else 2  # of the feed-forward layer
+    width = template.hidden_size
+    encoder = template.layers * width * (4 * width + matrices * template.feed_forward_size)
+    head = run.config.corpus.masking.probability * width * _vocabulary_size(run, student)
+    done, measured = _speed(run, student)
+    left = 0 if student_receipt(run.students_folder / student.name) is not None else max(0, total - done)
     return StudentPlan(
         name=student.name,
         role=student.role,
+        group=group,
         encoder_parameters=encoder,
-        steps=training.steps,
-        tokens=tokens,
-        seconds=tokens * 6.0 * encoder / (flops * _STUDENT_EFFICIENCY),
+        steps=run.config.training.steps,
+        tokens=total,
+        time=Time(left / measured, True)
+        if measured is not None
+        else Time(left * 6.0 * (encoder + head) / (flops * _STUDENT_EFFICIENCY), False),
     )
 
 
+def _speed(run: Run, student: StudentSpec) -> tuple[int, float | None]:
+    """Tokens that this student has read, and tokens per second of its own or of another student of the setup."""
+    folder = run.students_folder
+    rows = {other.name: last_rows(folder / other.name / "metrics.jsonl") for other in run.expanded.students}
+    speeds = {name: found[-1].get("tokens_per_second") for name, found in rows.items() if found}
+    known = [speed for speed in speeds.values() if isinstance(speed, float) and speed > 0]
+    own = speeds.get(student.name)
+    done = rows[student.name][-1].get("tokens") if rows[student.name] else 0
+    if isinstance(own, float) and own > 0:
+        return int(done) if isinstance(done, int) else 0, own
+    return 0, sum(known) / len(known) if known else None
+
+
+def _vocabulary_size(run: Run, student: StudentSpec) -> int:
+    """Of the vocabulary that is built, else at most."""
+    from orchestrator.steps.vocabularies import vocabulary_size
+
+    try:
+        built = vocabulary_size(run, student, known_stores(run))
+    except OrchError:
+        built = None
+    infos = [run.checkpoints[name] for name in set(student.teachers.values())]
+    return built if built is not None else sum(info.vocab_size for info in infos if info is not None)
+
+
 def _gemm_flops() -> float:
-    """FLOP/s of a matrix product on this machine in the number format that `auto` chooses; a tenth of a second."""
+    """FLOP/s of a matrix product on this machine in the number format that `auto` chooses."""
     import torch
 
     from orchestrator.models.devices import TORCH_DTYPES, pick_device, pick_dtype
 
     device = pick_device("auto")
     a = torch.ones(_GEMM, _GEMM, dtype=TORCH_DTYPES[pick_dtype("auto", device=device)], device=device)
-    (a @ a).sum().item()
+    for _ in range(3):  # the first ones wake threads and fill caches
+        (a @ a)[0, 0].item()
     started, rounds = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.1:
+    while time.perf_counter() - started < _GEMM_SECONDS:
         (a @ a)[0, 0].item()
         rounds += 1
     return rounds * 2.0 * _GEMM**3 / (time.perf_counter() - started)

@@ -1,4 +1,7 @@
-"""What is done and what is under way, read from the files of a run: for progress bars and for `orch status`."""
+"""What is done and what is under way, read from the files of a run: for progress bars and for `orch status`.
+
+Nothing here writes, locks, or imports torch, so that it can be asked often and from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import costs
 from orchestrator.errors import OrchError
 from orchestrator.run import Run
 
-_TAIL_BYTES = 4096
-#: A student whose last line is older than this is not under way.
+#: The detail of work that nothing is there of.
+NOT_STARTED = "not started"
+
+_TAIL_BYTES = 8192
+#: Work whose last sign of life is older than this, or than three times what lies between two, is not under way.
 _STALE_SECONDS = 120.0
 
 
@@ -26,7 +33,7 @@ class Progress:
     done: int
     total: int
     unit: str
-    rate: float | None = None  # of tokens per second
+    tokens_per_second: float | None = None
     detail: str = ""
     seconds_left: float | None = None
 
@@ -38,7 +45,34 @@ class Progress:
 
 def run_progress(run: Run) -> list[Progress]:
     """Every piece of work of a setup, in the order of the pipeline."""
-    return [*PrecomputePoll(run)(), *training_progress(run), evaluation_progress(run), *_report(run)]
+    return [
+        corpus_progress(run),
+        *PrecomputePoll(run)(),
+        *vocabulary_progress(run),
+        *training_progress(run),
+        evaluation_progress(run),
+        _report(run),
+    ]
+
+
+def corpus_progress(run: Run) -> Progress:
+    """Languages × splits that are read, by the folders that are there; the one under way with its size."""
+    from orchestrator.steps.signals import corpus_path, is_read
+
+    total = 2 * len(run.config.corpus.languages)
+    try:
+        folder = corpus_path(run)
+    except OrchError as error:
+        return Progress("corpus", "text", 0, total, "parts", detail=str(error))
+    if is_read(folder):
+        return Progress("corpus", "text", total, total, "parts")
+    begun = sorted(folder.glob("*/*"), key=lambda path: path.stat().st_ctime)
+    if not begun:
+        return Progress("corpus", "text", 0, total, "parts", detail=NOT_STARTED)
+    last = begun[-1]
+    megabytes = sum(file.stat().st_size for file in last.iterdir()) / 1e6
+    detail = f"{last.parent.name} {last.name.replace('_', '-')}, {megabytes:,.0f} MB"
+    return Progress("corpus", "text", len(begun) - 1, total, "parts", detail=detail)
 
 
 class PrecomputePoll:
@@ -52,7 +86,8 @@ class PrecomputePoll:
         """The state now."""
         if len(self._units) < len(self._run.teachers):
             self._find()
-        return [self._teacher(name) for name in self._run.teachers]
+        spent = costs.read(self._run.root)
+        return [self._teacher(name, [cost for cost in spent if cost.teacher == name]) for name in self._run.teachers]
 
     def _find(self) -> None:
         from orchestrator.steps.signals import known_stores
@@ -64,62 +99,82 @@ class PrecomputePoll:
                 if paths:
                     self._units[name] = (paths[0].parent, frozenset(path.name for path in paths))
 
-    def _teacher(self, name: str) -> Progress:
+    def _teacher(self, name: str, spent: list[costs.UnitCost]) -> Progress:
         if name not in self._units:
-            return Progress("precompute", name, 0, 1, "shards", detail="not started")
+            return Progress("precompute", name, 0, 1, "shards", detail=NOT_STARTED)
         folder, names = self._units[name]
         there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-        return Progress("precompute", name, len(names & there), len(names), "shards")
+        done, total = len(names & there), len(names)
+        rate = costs.tokens_per_second(spent)
+        if rate is None or done == total or _is_stale(spent[-1].finished, spent[-1].seconds):
+            return Progress("precompute", name, done, total, "shards")
+        per_shard = sum(cost.tokens for cost in spent) / len(spent)
+        return Progress("precompute", name, done, total, "shards", rate, "", (total - done) * per_shard / rate)
 
 
-def training_progress(run: Run) -> list[Progress]:
-    """Steps of each student, as the last line of its metrics.jsonl says."""
-    from orchestrator.steps.training import student_receipt
+def vocabulary_progress(run: Run) -> list[Progress]:
+    """The vocabulary of each student that has one of its own."""
+    from orchestrator.steps.signals import known_stores
+    from orchestrator.steps.vocabularies import vocabulary_folder
 
-    total = run.config.training.steps
     found = []
+    stores = {}
+    with suppress(OrchError):
+        stores = known_stores(run)
     for student in run.expanded.students:
-        folder = run.students_folder / student.name
-        if student_receipt(folder) is not None:
-            found.append(Progress("train", student.name, total, total, "steps"))
-            continue
-        path = folder / "metrics.jsonl"
-        row = last_row(path)
-        if row is None:
-            found.append(Progress("train", student.name, 0, total, "steps", detail="not started"))
-            continue
-        step, tokens = int(_number(row, "step")), _number(row, "tokens")
-        rate = _number(row, "tokens_per_second")
-        terms = row.get("terms")
-        detail = " ".join(f"{name} {value:.3f}" for name, value in terms.items()) if isinstance(terms, dict) else ""
-        left = (total - step) * tokens / max(1, step) / rate if rate and step else None
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            rate, left = 0.0, None
-        found.append(Progress("train", student.name, step, total, "steps", rate or None, detail, left))
+        if student.name == student.origin:
+            known = set(student.teachers.values()) <= stores.keys()
+            done = known and vocabulary_folder(run, student, stores).exists()
+            detail = "" if done else NOT_STARTED
+            found.append(Progress("vocabulary", student.name, int(done), 1, "built", detail=detail))
     return found
 
 
-def last_row(path: Path) -> dict[str, object] | None:
-    """The last whole line of a metrics file, read from its end; None where there is none."""
+def training_progress(run: Run) -> list[Progress]:
+    """Steps of each student, as the last lines of its metrics.jsonl say."""
+    from orchestrator.steps.exports import student_receipt
+
+    return [
+        _student(run, student.name, student_receipt(run.students_folder / student.name) is not None)
+        for student in run.expanded.students
+    ]
+
+
+def _student(run: Run, name: str, is_exported: bool) -> Progress:
+    total = run.config.training.steps
+    if is_exported:
+        return Progress("train", name, total, total, "steps")
+    path = run.students_folder / name / "metrics.jsonl"
+    rows = last_rows(path)
+    if not rows:
+        return Progress("train", name, 0, total, "steps", detail=NOT_STARTED)
+    step, tokens, rate = (_number(rows[-1], key) for key in ("step", "tokens", "tokens_per_second"))
+    terms = rows[-1].get("terms")
+    detail = " ".join(f"{name} {value:.3f}" for name, value in terms.items()) if isinstance(terms, dict) else ""
+    done = min(int(step), total - 1)  # what is not exported is not done
+    before = _number(rows[-2], "tokens") if len(rows) > 1 else 0.0
+    if not rate or not step or _is_stale(path.stat().st_mtime, (tokens - before) / rate):
+        return Progress("train", name, done, total, "steps", None, f"stopped; {detail}")
+    return Progress("train", name, done, total, "steps", rate, detail, (total - step) * tokens / step / rate)
+
+
+def last_rows(path: Path) -> list[dict[str, object]]:
+    """The last two whole lines of a metrics file, read from its end; fewer where there are no more."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
-        return None
+        return []
+    rows: list[dict[str, object]] = []
     for line in reversed(lines):
-        try:
+        with suppress(ValueError):
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            return row
-    return None
-
-
-def _number(row: dict[str, object], key: str) -> float:
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
+            if isinstance(row, dict):
+                rows.insert(0, row)
+        if len(rows) == 2:
+            break
+    return rows
 
 
 def evaluation_progress(run: Run) -> Progress:
@@ -130,12 +185,23 @@ def evaluation_progress(run: Run) -> Progress:
     try:
         done = is_evaluated(run)
     except OrchError:
-        return Progress("evaluate", run.expanded.setup, 0, total, "measurements", detail="not started")
+        return Progress("evaluate", run.expanded.setup, 0, total, "figures", detail=NOT_STARTED)
     path = rows_path(run)
-    count = path.read_text(encoding="utf-8").count('"masked_lm_accuracy"') if path.exists() else 0
-    return Progress("evaluate", run.expanded.setup, total if done else min(count, total - 1), total, "measurements")
+    if not done and not path.exists():
+        return Progress("evaluate", run.expanded.setup, 0, total, "figures", detail=NOT_STARTED)
+    count = total if done else min(total - 1, path.read_text(encoding="utf-8").count('"masked_lm_accuracy"'))
+    return Progress("evaluate", run.expanded.setup, count, total, "figures")
 
 
-def _report(run: Run) -> list[Progress]:
-    page = run.root / "report" / "index.html"
-    return [Progress("report", str(page), int(page.exists()), 1, "pages")]
+def _report(run: Run) -> Progress:
+    there = (run.root / "report" / "index.html").exists()
+    return Progress("report", "index.html", int(there), 1, "page", detail="" if there else NOT_STARTED)
+
+
+def _is_stale(last: float, interval_seconds: float) -> bool:
+    return time.time() - last > max(_STALE_SECONDS, 3.0 * interval_seconds)
+
+
+def _number(row: dict[str, object], key: str) -> float:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0

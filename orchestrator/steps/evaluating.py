@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +16,17 @@ from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
 from orchestrator.report.reading import read_metrics
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
-from orchestrator.steps.signals import open_stores, prepare_corpus
-from orchestrator.steps.training import student_receipt
+from orchestrator.steps.exports import student_receipt, write_cards
+from orchestrator.steps.signals import known_corpus, open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.worker import EvaluationWorker
+
+_log = logging.getLogger(__name__)
+
+_MOST_CPUS = 8.0
 
 
 def evaluate(run: Run, cluster_of: Callable[[], Cluster]) -> None:
@@ -31,32 +36,44 @@ def evaluate(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         StoreError: a student is not trained yet.
     """
     digest = _digest(run)
-    if is_evaluated(run, digest):
-        return
+    if not is_evaluated(run, digest):
+        _log.info("evaluation of %s", run.expanded.setup)
+        _evaluate(run, cluster_of())
+        write_bytes(_receipt_path(run), json.dumps({"inputs": digest}).encode())
+        rows_path(run).unlink(missing_ok=True)
+    write_cards(run)
+
+
+def check_parallel_texts(run: Run) -> None:
+    """Refuse parallel text that is not there, before a teacher runs for hours; DataError names the file or column."""
+    from orchestrator.evaluation.parallel import read_parallel
+
+    for source in run.config.evaluation.parallel:
+        read_parallel(source)
+
+
+def _evaluate(run: Run, cluster: Cluster) -> None:
     from orchestrator.evaluation.worker import EvaluationUnit
 
-    cluster = cluster_of()
-    unit = EvaluationUnit(_job(run, threads=max(1, int(cluster.cpus))), rows_path(run))
-    gpus = 1.0 if cluster.gpus else 0.0
+    cpus = max(1.0, min(_MOST_CPUS, cluster.cpus))
+    unit = EvaluationUnit(_job(run, threads=int(cpus)), rows_path(run))
     for outcome in cluster.run_units(
         make_evaluation_worker,
         [unit],
         workers=1,
-        cpus=max(1.0, cluster.cpus) if cluster.cpus <= 8 else 8.0,
-        gpus=gpus,
+        cpus=cpus,
+        gpus=1.0 if cluster.gpus else 0.0,
         deadline_seconds=float("inf"),
         max_attempts=run.config.cluster.max_attempts,
         label=lambda _: "evaluation",
         fresh_worker=True,
     ):
         if outcome.error is not None or outcome.result is None:
-            raise ClusterError(f"The evaluation was lost: {outcome.error}. Run `orch evaluate` again.")
+            raise ClusterError(f"The evaluation was given up: {outcome.error}. Run `orch evaluate` again.")
         measured = {row.model for row in outcome.result}
         kept = [row for row in read_metrics(run.metrics_path) if row.model not in measured]
         lines = (json.dumps(asdict(row), ensure_ascii=False) for row in [*kept, *outcome.result])
         write_bytes(run.metrics_path, "".join(f"{line}\n" for line in lines).encode())
-    write_bytes(_receipt_path(run), json.dumps({"inputs": digest}).encode())
-    rows_path(run).unlink(missing_ok=True)
 
 
 def make_evaluation_worker() -> EvaluationWorker:
@@ -103,7 +120,7 @@ def _digest(run: Run) -> str:
     return Fingerprint(
         {
             "students": receipts,
-            "corpus": prepare_corpus(run).fingerprint,
+            "corpus": known_corpus(run).fingerprint,
             "rows": run.config.corpus.model_dump(mode="json", include={"max_length", "masking"}),
             "evaluation": run.config.evaluation.model_dump(mode="json"),
             "seed": run.config.run.seed,
@@ -124,7 +141,7 @@ def _job(run: Run, *, threads: int) -> EvaluationJob:
             systems[name] = members
     return EvaluationJob(
         models=tuple(models),
-        corpus_folder=prepare_corpus(run).folder,
+        corpus_folder=known_corpus(run).folder,
         corpus=run.config.corpus,
         evaluation=run.config.evaluation,
         systems=systems,

@@ -1,4 +1,4 @@
-"""Step: model cards beside the exported students, and one page with everything that was measured."""
+"""Step: one page with everything that was measured in a run, and the model cards brought up to date."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 from orchestrator import costs
 from orchestrator.run import Run
+from orchestrator.steps.exports import write_cards
 
 
 def write_report(run: Run) -> Path:
     """Write the report of the whole run folder; returns the page."""
     from orchestrator.report.page import write_report as write_page
 
+    write_cards(run)
     return write_page(run.root, facts=_facts(run))
 
 

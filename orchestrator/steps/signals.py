@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import floor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import costs
-from orchestrator.cluster import Cluster
-from orchestrator.corpus.store import Corpus, build_corpus
-from orchestrator.errors import ClusterError, StoreError
+from orchestrator.cluster import Cluster, Outcome
+from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_corpus
+from orchestrator.errors import ClusterError, OrchError, StoreError
 from orchestrator.records import BatchPlan, SignalRequest, Unit
 from orchestrator.run import Run
-from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.fingerprint import JSON, Fingerprint
+from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 
 if TYPE_CHECKING:
     from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
+
+_log = logging.getLogger(__name__)
 
 #: Texts of each language that estimates are made from.
 _SAMPLE_TEXTS = 400
@@ -45,14 +51,40 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     Raises:
         ClusterError: units kept losing their worker; they are named, and all the others are done.
     """
-    from orchestrator.teachers.worker import PrecomputeJob, TeacherTask
-
     corpus = prepare_corpus(run)
     plans = plan_stores(run, corpus)
     stores = {name: _create(run, plan) for name, plan in plans.items()}
     units = [unit for name, store in stores.items() for unit in store.missing() if _is_heard(run, unit, name)]
-    if not units:
-        return
+    lost = []
+    if units:
+        _log.info("precompute: %d shards are missing", len(units))
+        for outcome in _outcomes(run, corpus, plans, stores, units, cluster_of()):
+            if outcome.error is not None or outcome.result is None:
+                lost.append(f"shard {outcome.unit.index} of '{outcome.unit.teacher}' ({outcome.error})")
+            else:
+                _note(run, outcome, outcome.result)
+    for store in stores.values():
+        if not store.finished and not store.missing():
+            store.finish()
+    if lost:
+        raise ClusterError(
+            f"{len(lost)} of {len(units)} shards were given up: {'; '.join(lost)}. The others are kept; mend that and "
+            "run the same command again."
+        )
+
+
+def _outcomes(
+    run: Run,
+    corpus: Corpus,
+    plans: Mapping[str, StorePlan],
+    stores: Mapping[str, Store],
+    units: Sequence[Unit],
+    cluster: Cluster,
+) -> Iterator[Outcome[Unit, Receipt]]:
+    """Run the units on as many workers as the cluster has room for."""
+    from orchestrator.teachers.worker import PrecomputeJob, TeacherTask
+
+    section = run.config.cluster
     job = PrecomputeJob(
         teachers={
             name: TeacherTask(run.config.teachers[name], stores[name].folder, plan.plan) for name, plan in plans.items()
@@ -61,13 +93,10 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         corpus=run.config.corpus,
         seed=run.config.run.seed,
     )
-    cluster, section = cluster_of(), run.config.cluster
-    threads = max(plan.plan.threads for plan in plans.values())
-    cpus = section.cpus_per_teacher or float(threads)
+    cpus = section.cpus_per_teacher or float(max(plan.plan.threads for plan in plans.values()))
     gpus = section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus)
     room = floor(cluster.gpus / gpus) if gpus else floor(cluster.cpus / cpus)
-    lost = []
-    for outcome in cluster.run_units(
+    return cluster.run_units(
         partial(make_teacher_worker, job),
         units,
         workers=min(len(units), section.teacher_actors or max(1, room)),
@@ -78,30 +107,33 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         label=lambda unit: (
             f"shard {unit.index} of teacher '{unit.teacher}' ({unit.language}, texts from {unit.first_text})"
         ),
-    ):
-        if outcome.error is not None or outcome.result is None:
-            lost.append(f"shard {outcome.unit.index} of '{outcome.unit.teacher}' ({outcome.error})")
-            continue
-        receipt, unit = outcome.result, outcome.unit
-        num_bytes = sum(table.num_bytes for table in receipt.tables.values())
-        costs.record(
-            run.root,
-            costs.UnitCost(
-                teacher=unit.teacher,
-                language=unit.language,
-                shard=unit.index,
-                tokens=receipt.num_tokens,
-                masked=receipt.num_masked,
-                num_bytes=num_bytes,
-                seconds=outcome.seconds,
-                attempts=outcome.attempts,
-            ),
-        )
-    for store in stores.values():
-        if not store.missing():
-            store.finish()
-    if lost:
-        raise ClusterError(f"{len(lost)} shards were given up: {'; '.join(lost)}. All others are done.")
+    )
+
+
+def _note(run: Run, outcome: Outcome[Unit, Receipt], receipt: Receipt) -> None:
+    """Keep what a unit cost."""
+    unit = outcome.unit
+    costs.record(
+        run.root,
+        costs.UnitCost(
+            teacher=unit.teacher,
+            language=unit.language,
+            shard=unit.index,
+            tokens=receipt.num_tokens,
+            masked=receipt.num_masked,
+            num_bytes=sum(table.num_bytes for table in receipt.tables.values()),
+            seconds=outcome.seconds,
+            attempts=outcome.attempts,
+        ),
+    )
+    _log.info(
+        "precompute: shard %d of %s (%s), %d tokens in %.1f s",
+        unit.index,
+        unit.teacher,
+        unit.language,
+        receipt.num_tokens,
+        outcome.seconds,
+    )
 
 
 def make_teacher_worker(job: PrecomputeJob) -> TeacherWorker:
@@ -111,9 +143,33 @@ def make_teacher_worker(job: PrecomputeJob) -> TeacherWorker:
     return TeacherWorker(job)
 
 
-def prepare_corpus(run: Run, on_progress: Callable[[str, str, int], None] | None = None) -> Corpus:
-    """The corpus of the run: read from its sources the first time, opened afterwards."""
-    return build_corpus(run.config.corpus, root=run.root, seed=run.config.run.seed, on_progress=on_progress)
+def prepare_corpus(run: Run) -> Corpus:
+    """The corpus of the run: read from its sources the first time, opened afterwards; for the run's driver alone."""
+    folder = corpus_path(run)
+    is_new = not is_read(folder)
+    corpus = build_corpus(run.config.corpus, root=run.root, seed=run.config.run.seed)
+    if is_new:
+        texts = sum(corpus.info(language, "train").num_texts for language in corpus.languages)
+        _log.info("corpus: %d training texts of %d languages in %s", texts, len(corpus.languages), folder)
+    return corpus
+
+
+def corpus_path(run: Run) -> Path:
+    """The folder of the run's corpus, there or not; DataError when a file of text is missing."""
+    return corpus_folder(run.config.corpus, root=run.root, seed=run.config.run.seed)
+
+
+def is_read(folder: Path) -> bool:
+    """Whether the corpus in `folder` is whole."""
+    return (folder / "corpus.json").exists()
+
+
+def known_corpus(run: Run) -> Corpus:
+    """The corpus of the run, which is only opened; StoreError when it was not read yet."""
+    folder = corpus_path(run)
+    if not is_read(folder):
+        raise StoreError("The text of this configuration was not read yet; run `orch precompute-teacher` first.")
+    return open_corpus(folder)
 
 
 def plan_stores(run: Run, corpus: Corpus) -> dict[str, StorePlan]:
@@ -140,14 +196,27 @@ def open_stores(run: Run, teachers: Collection[str] | None = None) -> dict[str, 
 
 
 def known_stores(run: Run) -> dict[str, Store]:
-    """Stores that are there, complete or not; for showing progress."""
+    """Stores that are there, complete or not; for those who look on, so without torch and whatever the number format.
+
+    Raises:
+        StoreError: the corpus was not read yet.
+    """
+    corpus = known_corpus(run)
     found = {}
     for name in run.teachers:
-        try:
-            found[name] = _find(run, name)
-        except StoreError:
-            continue
+        section = run.config.teachers[name]
+        plan = BatchPlan(section.tokens_per_batch, section.threads, "float32")
+        wanted = _without_format(_fingerprint(run, corpus, name, plan))
+        for path in sorted((run.root / "signals").glob(f"{name}-{'[0-9a-f]' * 16}")):
+            with suppress(OrchError):
+                store = Store.open(path)
+                if _without_format(store.fingerprint) == wanted:
+                    found[name] = store
     return found
+
+
+def _without_format(fingerprint: Fingerprint) -> dict[str, JSON]:
+    return {name: part for name, part in fingerprint.parts.items() if name != "dtype"}
 
 
 def _is_heard(run: Run, unit: Unit, teacher: str) -> bool:
@@ -155,7 +224,7 @@ def _is_heard(run: Run, unit: Unit, teacher: str) -> bool:
 
 
 def _find(run: Run, name: str) -> Store:
-    corpus = prepare_corpus(run)
+    corpus = known_corpus(run)
     return find_store(run.root / "signals", name, _fingerprint(run, corpus, name, _batch_plan(run, name)))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,18 @@ from orchestrator.cluster import Cluster
 from orchestrator.config.setups import GroupSpec, StudentSpec
 from orchestrator.errors import ClusterError, ConfigError, StoreError
 from orchestrator.run import Run
-from orchestrator.signals.fingerprint import JSON, Fingerprint
+from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
+from orchestrator.steps.exports import student_receipt, write_cards
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import read_bytes, write_bytes
-from orchestrator.students.job import RECEIPT, GroupJob, TeacherFacts
+from orchestrator.students.job import GroupJob, TeacherFacts
 
 if TYPE_CHECKING:
     from orchestrator.students.worker import StudentWorker
+
+_log = logging.getLogger(__name__)
 
 #: Of the training section, what does not change a student and may differ when a run goes on.
 _FREE = ("log_every", "checkpoint_seconds", "keep_checkpoints", "baseline", "threads")
@@ -49,9 +53,13 @@ def missing_groups(run: Run) -> list[GroupJob]:
 def train(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     """Train what is missing; a group that fails does not stop the others, and is named at the end."""
     jobs = missing_groups(run)
-    if not jobs:
-        return
-    cluster = cluster_of()
+    if jobs:
+        _train(run, jobs, cluster_of())
+    write_cards(run)
+
+
+def _train(run: Run, jobs: Sequence[GroupJob], cluster: Cluster) -> None:
+    _log.info("training: %s", ", ".join(job.group.name for job in jobs))
     section = run.config.cluster
     side_by_side = len(run.expanded.groups)
     cpus = section.cpus_per_student or max(1.0, cluster.cpus // side_by_side)
@@ -69,10 +77,18 @@ def train(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         label=lambda job: f"group {job.group.name}",
         fresh_worker=True,
     )
-    lost = [outcome for outcome in outcomes if outcome.error is not None]
+    lost = []
+    for outcome in outcomes:
+        if outcome.error is not None:
+            lost.append(outcome)
+        else:
+            _log.info("training: %s is done after %.0f s", outcome.unit.group.name, outcome.seconds)
     if lost:
         names = ", ".join(outcome.unit.group.name for outcome in lost)
-        raise ClusterError(f"Not trained: {names}; {lost[0].error}. Run the same command again to go on.")
+        raise ClusterError(
+            f"Not trained to the end: {names}, because {lost[0].error}. Mend that and run the same command again: it "
+            "goes on from the last checkpoint, and what is done stays done."
+        )
 
 
 def make_student_worker() -> StudentWorker:
@@ -86,15 +102,6 @@ def is_exported(run: Run, student: StudentSpec, digest: str) -> bool:
     """Whether `final/` is whole and was made from these inputs."""
     receipt = student_receipt(run.students_folder / student.name)
     return receipt is not None and receipt.get("fingerprint") == digest
-
-
-def student_receipt(folder: Path) -> dict[str, JSON] | None:
-    """The receipt of an exported student, None where there is none."""
-    path = folder / "final" / RECEIPT
-    if not path.exists():
-        return None
-    found = json.loads(read_bytes(path, max_bytes=1 << 20))
-    return found if isinstance(found, dict) else None
 
 
 def default_threads(run: Run) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.errors import OrchError
 from orchestrator.run import Run
 from orchestrator.signals.store import Store
-from orchestrator.steps.training import student_receipt
+from orchestrator.steps.exports import student_receipt
 from orchestrator.storage import hash_file
 
 #: Folders that a kill left before they had their name; the next start clears them away.
@@ -49,7 +49,16 @@ def _corpus(folder: Path) -> list[str]:
 
 
 def _signals(folder: Path) -> list[str]:
-    return Store.open(folder).verify()
+    """Without shards that are yet to be computed: a store covers more than one setup may need."""
+    store = Store.open(folder)
+    waiting = {f"{store.receipt_path(unit.index)} is missing;" for unit in store.units} - {
+        f"{store.receipt_path(index)} is missing;" for index in store.listed_receipts
+    }
+    return [
+        problem
+        for problem in store.verify()
+        if not problem.startswith(tuple(waiting)) and not _UNFINISHED.search(problem.partition(" ")[0])
+    ]
 
 
 def _vocabulary(folder: Path) -> list[str]:

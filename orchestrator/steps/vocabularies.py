@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.setups import StudentSpec
 from orchestrator.errors import ConfigError, StoreError
 from orchestrator.models.checkpoints import TOKENIZER_FILES, resolve_folder, tokenizer_hash
-from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.run import Run
 from orchestrator.signals.counting import token_counts
 from orchestrator.signals.fingerprint import Fingerprint
@@ -17,6 +18,8 @@ from orchestrator.steps.signals import open_stores
 from vocab_tools.build import VocabularySource, build_vocabulary
 from vocab_tools.errors import VocabularyError
 from vocab_tools.mapping import open_vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
                 _build(run, student, stores, folder)
             size = open_vocabulary(folder).size
         except VocabularyError as error:
-            raise StoreError(str(error)) from error
+            raise StoreError(f"The vocabulary of student '{student.name}': {error}") from error
+        if new:
+            _log.info("vocabulary of %s: %d tokens in %s", student.name, size, folder)
         built.append(BuiltVocabulary(student.name, folder, size, tuple(sorted(set(student.teachers.values()))), new))
     return built
 
@@ -66,7 +71,18 @@ def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
     return folders
 
 
-def vocabulary_folder(run: Run, student: StudentSpec, stores: dict[str, Store]) -> Path:
+def vocabulary_size(run: Run, student: StudentSpec, stores: Mapping[str, Store]) -> int | None:
+    """Tokens of a student's vocabulary, None while it is not built; StoreError when it is damaged."""
+    if not set(student.teachers.values()) <= stores.keys():
+        return None
+    folder = vocabulary_folder(run, student, stores)
+    try:
+        return open_vocabulary(folder).size if folder.exists() else None
+    except VocabularyError as error:
+        raise StoreError(str(error)) from error
+
+
+def vocabulary_folder(run: Run, student: StudentSpec, stores: Mapping[str, Store]) -> Path:
     """`vocab/<name>-<hash>`: the hash is of everything that decides the vocabulary."""
     sections = run.config.teachers
     fingerprint = Fingerprint(
@@ -84,6 +100,8 @@ def vocabulary_folder(run: Run, student: StudentSpec, stores: dict[str, Store]) 
 
 
 def _build(run: Run, student: StudentSpec, stores: dict[str, Store], folder: Path) -> None:
+    from orchestrator.models.tokenizers import load_tokenizer
+
     section = student.template.vocabulary
     sources = []
     for name in sorted(set(student.teachers.values())):

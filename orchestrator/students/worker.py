@@ -6,21 +6,26 @@ import json
 import shutil
 from dataclasses import asdict
 
+from orchestrator.errors import StoreError
 from orchestrator.models.export import export_student
 from orchestrator.storage import commit_folder, hash_file, write_bytes
 from orchestrator.students.build import BuiltGroup
 from orchestrator.students.job import RECEIPT, GroupJob, GroupResult
 from orchestrator.students.loop import train_group
+from vocab_tools.errors import VocabularyError
 
 
 class StudentWorker:
     """Runs group jobs; a plain class that the cluster makes an actor."""
 
     def run(self, job: GroupJob) -> GroupResult:
-        """Train a group to its end and export every student of it."""
-        built, result = train_group(job)
-        for student in job.group.students:
-            _export(job, built, student.name, result)
+        """Train a group to its end and export every student of it; a damaged vocabulary is a StoreError."""
+        try:
+            built, result = train_group(job)
+            for student in job.group.students:
+                _export(job, built, student.name, result)
+        except VocabularyError as error:
+            raise StoreError(str(error)) from error
         return result
 
 

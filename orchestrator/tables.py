@@ -1,0 +1,162 @@
+"""The tables of the command line: what a run will take, what teachers said, what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from orchestrator.display import console, duration, plain_table, say, size
+
+if TYPE_CHECKING:
+    from orchestrator.planning import RunPlan, Time
+    from orchestrator.run import Run
+    from orchestrator.steps.inspecting import InspectedRow, MaskedToken
+
+
+def print_plan(plan: RunPlan) -> None:
+    """What `orch plan` found."""
+    say(f"[bold]Setup {plan.setup}[/] in {escape(str(plan.root))}")
+    languages = plain_table(words=("student", "language", "teacher"), numbers=("texts", "tokens", "share", "epochs"))
+    for line in plan.languages:
+        languages.add_row(
+            line.student,
+            line.language,
+            line.teacher,
+            f"{line.texts:,}",
+            f"{line.tokens:,}",
+            f"{line.share:.1%}",
+            f"{line.epochs:.1f}",
+        )
+    console.print(languages)
+    console.print()
+    numbers = ("rows", "tokens", "shards", "missing", "bytes/token", "on disk", "time")
+    teachers = plain_table(words=("teacher",), numbers=numbers)
+    for teacher in plan.teachers:
+        teachers.add_row(
+            teacher.name,
+            f"{teacher.rows:,}",
+            f"{teacher.tokens:,}",
+            str(teacher.shards),
+            str(teacher.missing),
+            f"{sum(teacher.bytes_per_token.values()):.0f}",
+            size(teacher.num_bytes),
+            _time(teacher.time),
+        )
+    console.print(teachers)
+    for teacher in plan.teachers:
+        parts = " + ".join(f"{table} {value:.1f}" for table, value in teacher.bytes_per_token.items())
+        say(f"[dim]{escape(teacher.name)}, bytes per token: {parts}[/]")
+    console.print()
+    students = plain_table(words=("student", "role"), numbers=("encoder", "steps", "tokens", "time"))
+    for student in plan.students:
+        students.add_row(
+            student.name,
+            student.role,
+            f"{student.encoder_parameters / 1e6:.1f} M",
+            f"{student.steps:,}",
+            f"{student.tokens:,}",
+            _time(student.time),
+        )
+    console.print(students)
+    console.print()
+    _print_totals(plan)
+
+
+def _print_totals(plan: RunPlan) -> None:
+    sides = f", {plan.side_by_side} groups side by side" if plan.side_by_side > 1 else ""
+    say(
+        f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
+        f"students{sides}."
+    )
+    times = [teacher.time for teacher in plan.teachers] + [student.time for student in plan.students]
+    if any(not time.is_measured and time.seconds for time in times):
+        say(
+            f"[dim]~ is rough, from a matrix product of {plan.gemm_flops / 1e9:,.0f} GFLOP/s on this machine; once the "
+            "run has begun, orch plan uses its own speed.[/]"
+        )
+    needed = sum(teacher.missing_bytes for teacher in plan.teachers)
+    say(f"Disk: {size(needed)} of signals to come, {size(plan.free_bytes)} free.")
+    if needed > plan.free_bytes:
+        say("[red]The signals do not fit on this disk[/]: lower soft-targets.k, keep fewer layers, or move run.root.")
+
+
+def _time(time: Time) -> str:
+    return duration(time.seconds) if time.is_measured or not time.seconds else f"~{duration(time.seconds)}"
+
+
+def print_inspection(rows: Sequence[InspectedRow]) -> None:
+    """What `orch inspect` found: each row, then its masked tokens with the teacher's guesses."""
+    for row in rows:
+        say(f"[bold]{escape(row.title)}[/]")
+        console.print(_numbered(row))
+        has_guesses = any(masked.guesses for masked in row.masked)
+        table = plain_table(words=(), numbers=("",))
+        for name in ("student sees", "truth"):
+            table.add_column(name, no_wrap=True)
+        if has_guesses:
+            table.add_column("p", justify="right", no_wrap=True)
+            table.add_column("the teacher's guesses")
+        for number, masked in enumerate(row.masked, start=1):
+            cells = [f"[cyan]{number}[/]", escape(masked.shown), escape(masked.truth)]
+            table.add_row(*cells, *([_probability(masked), _guesses(masked)] if has_guesses else []))
+        console.print(table)
+        console.print()
+    answered = [token for row in rows for token in row.masked if token.guesses]
+    if answered:
+        right = sum(token.guesses[0].token == token.truth for token in answered)
+        say(f"The teacher's first guess is right at {right} of {len(answered)} masked positions.")
+
+
+def _numbered(row: InspectedRow) -> str:
+    """The text with a number where a token is masked."""
+    parts = [escape(row.pieces[0])]
+    for number, piece in enumerate(row.pieces[1:], start=1):
+        parts += [f"[cyan]\\[{number}][/]", escape(piece)]
+    return "".join(parts)
+
+
+def _probability(masked: MaskedToken) -> str:
+    """Of the truth; where it is not among the ids that are stored, what it is below."""
+    value = masked.truth_probability
+    return f"{value:.3f}" if masked.truth_is_stored else f"[dim]<{max(value, 0.001):.3f}[/]"
+
+
+def _guesses(masked: MaskedToken) -> str:
+    return "  ".join(
+        f"[green]{escape(guess.token)}[/] {guess.probability:.2f}"
+        if guess.token == masked.truth
+        else f"{escape(guess.token)} {guess.probability:.2f}"
+        for guess in masked.guesses
+    )
+
+
+def print_headline(run: Run) -> None:
+    """The measured figures of a run, as the report's first table shows them."""
+    from orchestrator.report.headline import ROLE_WORDS, decimal, headline, means, percent
+    from orchestrator.report.reading import read_metrics
+
+    rows = headline(read_metrics(run.metrics_path))
+    if not rows:
+        say("Nothing is measured yet; run `orch evaluate`.")
+        return
+    table = plain_table(words=("language", "model", "role"), numbers=("accuracy", "bits/char", "agreement", "KL"))
+    language = ""
+    for row in [*rows, *means(rows)]:
+        figures = row.figures
+        cells = {
+            "accuracy": percent(figures.accuracy),
+            "bits_per_character": decimal(figures.bits_per_character),
+            "agreement": percent(figures.agreement),
+            "kl": decimal(figures.kl),
+        }
+        table.add_row(
+            "" if row.language == language else row.language,
+            row.name,
+            ROLE_WORDS[row.role].replace(" ", "\u00a0"),
+            *(f"[bold]{text}[/]" if name in row.best else text for name, text in cells.items()),
+        )
+        language = row.language
+    console.print(table)
+    say("[dim]Held-out text. Agreement and KL (nats) are with the teacher; bold is the best of the small models.[/]")
