@@ -122,14 +122,24 @@ def headline(rows: Iterable[MetricRow], *, split: str = "held_out") -> list[Head
 
 
 def means(rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
-    """The plain mean over languages of every setup and role that has several."""
-    groups: dict[tuple[Role, str], list[HeadlineRow]] = defaultdict(list)
+    """The plain mean over languages of every setup and role that has several.
+
+    Where several students of a setup serve a language, their mean counts once, so that rows with the same languages can
+    be compared.
+    """
+    groups: dict[tuple[Role, str], dict[str, list[HeadlineRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[row.role, group_of(row.model)].append(row)
+        groups[row.role, group_of(row.model)][row.language].append(row)
     made = [
-        HeadlineRow(MEAN, group, role, sum(row.tokens for row in members), _mean([row.figures for row in members]))
-        for (role, group), members in sorted(groups.items(), key=lambda item: order(*item[0]))
-        if len({row.language for row in members}) > 1
+        HeadlineRow(
+            MEAN,
+            group,
+            role,
+            sum(row.tokens for members in languages.values() for row in members),
+            _mean([_mean([row.figures for row in members]) for members in languages.values()]),
+        )
+        for (role, group), languages in sorted(groups.items(), key=lambda item: order(*item[0]))
+        if len(languages) > 1
     ]
     return [replace(row, best=_best(row, made)) for row in made]
 

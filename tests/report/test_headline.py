@@ -146,3 +146,13 @@ def test_percent(value: float | None, words: str) -> None:
 
 def test_decimal() -> None:
     assert (decimal(None), decimal(1.005), decimal(-0.004)) == ("–", "1.00", "0.00")
+
+
+def test_a_language_with_two_students_counts_once_in_the_mean() -> None:
+    rows = [
+        *masked_rows("set/en", "student", "en", 0.2),
+        *masked_rows("set/both", "student", "en", 0.4),
+        *masked_rows("set/both", "student", "de", 0.5),
+    ]
+    (mean,) = means(headline(rows))
+    assert mean.figures.accuracy == pytest.approx((0.3 + 0.5) / 2)
