@@ -1,0 +1,106 @@
+"""Run once, by hand: every tokenizer on all text beside the project, and the tables of docs/vocabularies.md.
+
+python -m tests.vocab_tools.whole_corpus union            sizes, overlaps, time and memory
+python -m tests.vocab_tools.whole_corpus round-trips      all tokenizers in one union, on all text of 11 languages
+python -m tests.vocab_tools.whole_corpus merged           routed against merged tokenizers, several unions
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.vocab_tools.shared import LANGUAGES, SHARED, texts_of, tokenizer_folders
+from vocab_tools import VocabularySource, build_vocabulary, open_vocabulary
+from vocab_tools.check import compare
+from vocab_tools.corpus import count_ids, split_for_measure
+from vocab_tools.read import read_tokenizer
+from vocab_tools.report import read_report
+
+NINE = (
+    "xlm-roberta-base", "bert-base-multilingual-cased", "gpt2", "t5-small", "bert-base-cased", "bert-base-uncased",
+    "roberta-base", "xlnet-base-cased", "bert-japanese-tohoku",
+)  # fmt: skip
+MERGED = {
+    "English WordPiece (uncased) + multilingual unigram": {
+        language: "english-mlm-6x384" if language == "en" else "multilingual-mlm-12x384" for language in LANGUAGES
+    },
+    "bert-base-cased + mBERT": {
+        "en": "bert-base-cased", **dict.fromkeys(("de", "fr", "ru", "sw", "zh"), "bert-base-multilingual-cased")
+    },
+    "gpt2 + mBERT + XLM-R": {
+        "en": "gpt2", **dict.fromkeys(("de", "fr", "zh"), "bert-base-multilingual-cased"),
+        **dict.fromkeys(("fi", "ru", "sw"), "xlm-roberta-base"),
+    },
+}  # fmt: skip
+
+
+def union(folder: Path) -> None:
+    """The nine and the seventeen tokenizers."""
+    paths = {path.name: path for path in tokenizer_folders()}
+    started, cpu = time.perf_counter(), time.process_time()
+    report = build_vocabulary([VocabularySource(name, paths[name]) for name in NINE], folder / "nine")
+    print(
+        f"nine tokenizers: {report.size:,} tokens, {time.perf_counter() - started:.1f} s,"
+        f" {time.process_time() - cpu:.1f} s of CPU, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+    )
+    for merge in ("canonical", "surface"):
+        sources = [VocabularySource(name, path) for name, path in paths.items()]
+        report = build_vocabulary(sources, folder / merge, merge=merge)
+        before = sum(one.kept for one in report.sources)
+        print(
+            f"all, {merge}: {report.size:,} of {before:,}; shared {report.shared:,}, by form {report.merged_by_form:,}"
+        )
+    print("| | " + " | ".join(paths) + " |\n|" + "---|" * (len(paths) + 1))
+    overlap = {(pair.first, pair.second): pair for pair in read_report(folder / "canonical").pairs}
+    for row in paths:
+        cells = []
+        for column in paths:
+            pair = overlap.get((row, column)) or overlap.get((column, row))
+            cells.append("" if pair is None else f"{pair.raw if row < column else pair.canonical:,}")
+        print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+def round_trips(folder: Path) -> None:
+    """One union of all, every student tokenizer on all text."""
+    paths = {path.name: path for path in tokenizer_folders()}
+    build_vocabulary([VocabularySource(name, path) for name, path in paths.items()], folder / "all")
+    vocabulary = open_vocabulary(folder / "all")
+    print("| tokenizer | texts | tokens | different |\n|---|---|---|---|")
+    for name, path in paths.items():
+        teacher = vocabulary.require_teacher(name, path)
+        texts = tokens = wrong = 0
+        for language in LANGUAGES:
+            found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), texts_of(language))
+            texts, tokens, wrong = texts + found.texts, tokens + found.tokens, wrong + found.wrong + found.finer
+        print(f"| {name} | {texts:,} | {tokens:,} | {wrong} |", flush=True)
+
+
+def merged(folder: Path) -> None:
+    """How far the merged tokenizer is from the routed ones, on held-out text."""
+    paths = {path.name: path for path in tokenizer_folders()}
+    for title, routes in MERGED.items():
+        split = {language: split_for_measure(texts_of(language, 4000)) for language in routes}
+        for restricted in (True, False):
+            sources = []
+            for name in sorted(set(routes.values())):
+                languages = tuple(language for language, owner in routes.items() if owner == name)
+                teacher = read_tokenizer(paths[name])
+                counts = sum(count_ids(teacher, split[language][0]) for language in languages) if restricted else None
+                sources.append(VocabularySource(name, paths[name], counts, tokenizer_names=languages))
+            texts = {language: parts[1] for language, parts in split.items()}
+            report = build_vocabulary(sources, folder / "merged", texts=texts)
+            cells = ", ".join(f"{one.language} {100 * (one.merged_disagreement or 0):.1f}" for one in report.texts)
+            print(
+                f"{title}, {'what 4 000 texts use' if restricted else 'whole'}: {report.size:,} tokens: {cells}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    assert SHARED.is_dir()
+    with tempfile.TemporaryDirectory() as temporary:
+        {"union": union, "round-trips": round_trips, "merged": merged}[sys.argv[1]](Path(temporary))
