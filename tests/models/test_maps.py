@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.objectives import LayerMapSpec, MapName
@@ -34,6 +34,7 @@ def test_maps(spec: LayerMapSpec, student: int, teacher: int, expected: dict[int
     assert list(found) == sorted(found)
 
 
+@settings(deadline=None, max_examples=60)
 @given(name=st.sampled_from(get_args(MapName)), student=st.integers(1, 30), teacher=st.integers(1, 50))
 def test_named_maps_stay_inside_both_models_or_are_refused(name: MapName, student: int, teacher: int) -> None:
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.teachers.batches import group_by_length, pad_rows
@@ -13,6 +13,7 @@ from tests.teachers.rows import masked_rows
 LENGTHS = st.lists(st.integers(2, 30), min_size=1, max_size=40)
 
 
+@settings(deadline=None, max_examples=60)
 @given(lengths=LENGTHS, tokens_per_batch=st.integers(1, 200))
 def test_batches_partition_the_rows_within_the_budget(lengths: list[int], tokens_per_batch: int) -> None:
     num_tokens = np.array(lengths, np.int32)
@@ -24,6 +25,7 @@ def test_batches_partition_the_rows_within_the_budget(lengths: list[int], tokens
     assert (np.diff(in_order) <= 0).all()
 
 
+@settings(deadline=None, max_examples=60)
 @given(lengths=LENGTHS, seed=st.integers(0, 5))
 def test_a_padded_batch_knows_where_its_tokens_come_from(lengths: list[int], seed: int) -> None:
     rows = masked_rows(lengths, special=SPECIAL, vocab_size=VOCAB_SIZE, seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.models import TeacherSection
@@ -46,6 +46,7 @@ SIZES = st.dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(sizes=SIZES, shard_bytes=st.integers(10_000, 10_000_000), copies=st.integers(1, 4))
 def test_every_text_is_in_one_unit(sizes: dict[str, tuple[int, int]], shard_bytes: int, copies: int) -> None:
     units = _plan(sizes, shard_bytes=shard_bytes, copies=copies)
