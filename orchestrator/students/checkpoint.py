@@ -15,19 +15,18 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from orchestrator.errors import StorageError, StoreError
-from orchestrator.storage import hash_bytes, read_bytes, remove_temporaries, write_bytes
+from orchestrator.storage import hash_bytes, hash_file, open_write, read_bytes, remove_temporaries, write_bytes
 from orchestrator.students.stream import Cursor
 
 log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"^step-(\d{8})$")
 _MAX_STATE_BYTES = 1 << 20
-_MAX_TENSOR_BYTES = 1 << 40
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -47,6 +46,12 @@ class _State(BaseModel):
     seconds: float
     cursor: dict[str, tuple[int, int]]
     files: dict[str, str]  # file name -> xxh3-128
+    checksum: str = ""  # of all the above
+
+    def sealed(self) -> _State:
+        """The same state with its checksum."""
+        plain = self.model_copy(update={"checksum": ""})
+        return plain.model_copy(update={"checksum": hash_bytes(plain.model_dump_json().encode())})
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str) -> No
     target = _folder(folder, checkpoint.step)
     files = {}
     for stem, tensors in checkpoint.tensors.items():
-        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        write_bytes(target / f"{stem}.safetensors", data)
-        files[f"{stem}.safetensors"] = hash_bytes(data)
+        with open_write(target / f"{stem}.safetensors") as file:
+            file.write(save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        files[file.path.name] = file.hash
     state = _State(
         fingerprint=fingerprint,
         step=checkpoint.step,
@@ -76,7 +81,7 @@ def save(folder: Path, checkpoint: StudentCheckpoint, *, fingerprint: str) -> No
         cursor=checkpoint.cursor,
         files=files,
     )
-    write_bytes(target / "state.json", state.model_dump_json(indent=1).encode())
+    write_bytes(target / "state.json", state.sealed().model_dump_json(indent=1).encode())
 
 
 def prune(folder: Path, *, keep: int) -> None:
@@ -129,7 +134,7 @@ def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
             f"{_folder(folder, step)} belongs to a run with other inputs; remove {folder} or choose another run.root."
         )
     tensors = {
-        name.removesuffix(".safetensors"): load_tensors(_read_tensors(folder, step, name, expected))
+        name.removesuffix(".safetensors"): load_tensors(_checked(folder, step, name, expected))
         for name, expected in state.files.items()
     }
     return StudentCheckpoint(state.step, state.tokens, state.seconds, dict(state.cursor), tensors)
@@ -138,7 +143,7 @@ def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
 def check(folder: Path, step: int) -> None:
     """Check every file of a checkpoint; StoreError or StorageError names the first that is not right."""
     for name, expected in _read_state(folder, step).files.items():
-        _read_tensors(folder, step, name, expected)
+        _checked(folder, step, name, expected)
 
 
 def _read_state(folder: Path, step: int) -> _State:
@@ -146,18 +151,17 @@ def _read_state(folder: Path, step: int) -> _State:
     try:
         state = _State.model_validate_json(read_bytes(path, max_bytes=_MAX_STATE_BYTES))
     except ValidationError:
-        raise StoreError(f"{path} is damaged; remove {path.parent} and run the same command again.") from None
-    if state.step != step or not all(re.fullmatch(r"[a-z]+\.safetensors", name) for name in state.files):
-        raise StoreError(f"{path} is not of this checkpoint; remove {path.parent} and run the same command again.")
+        state = None
+    if state is None or state != state.sealed() or state.step != step:
+        raise StoreError(f"{path} is damaged; remove {path.parent} and run the same command again.")
     return state
 
 
-def _read_tensors(folder: Path, step: int, name: str, expected: str) -> bytes:
+def _checked(folder: Path, step: int, name: str, expected: str) -> Path:
     path = _folder(folder, step) / name
-    data = read_bytes(path, max_bytes=_MAX_TENSOR_BYTES)
-    if hash_bytes(data) != expected:
+    if hash_file(path) != expected:
         raise StoreError(f"{path} is damaged (its hash differs); remove {path.parent} and run the command again.")
-    return data
+    return path
 
 
 def load_latest(folders: Mapping[str, Path], *, fingerprint: str) -> dict[str, StudentCheckpoint] | None:
