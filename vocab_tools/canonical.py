@@ -13,7 +13,7 @@ The rules (docs/vocabularies.md gives the reasons and examples):
 5. A byte-level piece is text where its bytes are valid UTF-8, else bytes; `<0xE4>` is always a byte.
 6. Special tokens are matched by role. All other added, control and reserved tokens keep to themselves.
 7. Where two pieces of one vocabulary come out the same, the plainer (without `##`), then the lower id, is the token;
-   the other keeps to itself. So within one vocabulary no two ids ever merge.
+   the other meets only pieces spelled like it in the same family. So no two ids of one vocabulary ever merge.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ _CUT_OFF = re.compile(
 class CanonicalToken(NamedTuple):
     """The identity of a token across vocabularies; equal tokens of different teachers become one student token.
 
-    `owner` is empty for ordinary text, "role" for a special token, and else names the vocabulary it keeps to.
+    `owner` is empty for ordinary text, "role" for a special token, and else names the vocabulary, or for the lesser of
+    two pieces that mean the same (rule 7) the family, that it keeps to.
     """
 
     text: str | bytes
@@ -138,7 +139,7 @@ def canonical_tokens(
         else:
             identity = canonical_text(token, marks=marks, prefix=prefix, byte_fallback=byte_fallback)
             if identity in seen:
-                identity = CanonicalToken(token, identity.begins_word, owner)
+                identity = CanonicalToken(token, identity.begins_word, marks)
         seen.add(identity)
         identities[index] = identity
     return identities

@@ -94,7 +94,9 @@ def test_the_plainer_of_two_pieces_is_the_token() -> None:
     first, second = canonical_tokens(["##,", ","], owner="one", marks="wordpiece", roles={}, reserved=[])
     assert second == CanonicalToken(",", False)
     assert first is not None
-    assert first.owner == "one"
+    assert first.owner == "wordpiece"
+    other = canonical_tokens([",", "x", "##,"], owner="two", marks="wordpiece", roles={}, reserved=[])
+    assert other[2] == first
 
 
 def test_reserved_tokens_keep_to_themselves_and_special_ones_meet_by_role() -> None:

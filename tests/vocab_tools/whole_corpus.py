@@ -51,9 +51,7 @@ def union(folder: Path) -> None:
         sources = [VocabularySource(name, path) for name, path in paths.items()]
         report = build_vocabulary(sources, folder / merge, merge=merge)
         before = sum(one.kept for one in report.sources)
-        print(
-            f"all, {merge}: {report.size:,} of {before:,}; shared {report.shared:,}, by form {report.merged_by_form:,}"
-        )
+        print(f"{merge}: {report.size:,} of {before:,}; shared {report.shared:,}, by form {report.merged_by_form:,}")
     print("| | " + " | ".join(paths) + " |\n|" + "---|" * (len(paths) + 1))
     overlap = {(pair.first, pair.second): pair for pair in read_report(folder / "canonical").pairs}
     for row in paths:
