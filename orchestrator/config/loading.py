@@ -144,4 +144,4 @@ def _sentence(detail: ErrorDetails) -> str:
         message = "this key is required"
     elif not message.startswith(("unknown key", "give ")) and not isinstance(detail["input"], dict | list):
         message = f"{message}, found {detail['input']!r}"
-    return f"{where}: {message}."
+    return f"{where}: {message.rstrip('.')}{'' if message.endswith('?') else '.'}"
