@@ -158,7 +158,7 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
         yield cluster
         failed = cluster.num_lost > 0
     finally:
-        _stop_ray(token)
+        _stop_ray(home)
         if failed:
             _copy_worker_output(home / "ray", log_folder / "ray")
         shutil.rmtree(home, ignore_errors=True)
@@ -195,21 +195,23 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
         ) from error
 
 
-def _stop_ray(token: Path) -> None:
-    """Shut Ray down, and end what it forgets: all of it when it was interrupted while it started."""
+def _stop_ray(home: Path) -> None:
+    """Shut Ray down, and end what it forgets when its start failed or was interrupted: all that logs under `home`."""
     import psutil
     import ray
 
-    processes = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if child.environ().get("RAY_AUTH_TOKEN_PATH") == str(token):
-                processes += [child, *child.children(recursive=True)]
     ray.shutdown()
-    _, alive = psutil.wait_procs(processes, timeout=1.0)
+    forgotten = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_other = process.pid != os.getpid()
+            if is_other and any(Path(file.path).is_relative_to(home) for file in process.open_files()):
+                forgotten.append(process)
+    _, alive = psutil.wait_procs(forgotten, timeout=1.0)
     for process in alive:
         with suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(alive, timeout=1.0)
 
 
 @contextmanager
