@@ -32,22 +32,21 @@ def compare(teacher: TeacherTokenizer, student_folder: Path, table: Int32, texts
     """Tokenise texts with both; `table` is int32 [V_t]. The student is opened as people open it, by AutoTokenizer."""
     from transformers import AutoTokenizer
 
+    student = AutoTokenizer.from_pretrained(student_folder, trust_remote_code=False).backend_tokenizer
     backend = teacher.backend()
-    backend.no_padding()
-    backend.no_truncation()
-    student = AutoTokenizer.from_pretrained(student_folder, trust_remote_code=False)
+    for tokenizer in (backend, student):
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     tokens = finer = wrong = 0
     example: str | None = None
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
-        answers = student(batch, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-        rows = zip(batch, backend.encode_batch(batch), answers.input_ids, answers.offset_mapping, strict=True)
-        for text, expected, ids, offsets in rows:
+        for text, expected, found in zip(batch, backend.encode_batch(batch), student.encode_batch(batch), strict=True):
             mapped = table[np.array(expected.ids, dtype=np.int64)]
             tokens += len(mapped)
             if (mapped < 0).any():
                 finer += 1
-            elif mapped.tolist() != ids or expected.offsets != [tuple(offset) for offset in offsets]:
+            elif mapped.tolist() != found.ids or expected.offsets != found.offsets:
                 wrong += 1
                 example = example or text
     return Comparison(texts=len(texts), tokens=tokens, finer=finer, wrong=wrong, example=example)

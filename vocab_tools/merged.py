@@ -4,15 +4,14 @@ V student ids, V_t ids of one teacher.
 
 No single algorithm cuts as several teachers do; how far this one is from them is measured (measure.py) and reported.
 Where all teachers are WordPiece it is WordPiece, the longest match over the union. Else it is a unigram over the
-canonical tokens: the probability of a token is the mean over the teachers of its share of the teacher's corpus, or
-without a corpus of the teacher's own unigram probability, or else of 1 / rank (merges and vocabularies are roughly
-ordered by frequency). The longest match over a mixed union is far worse: it takes pieces of foreign languages.
+canonical tokens: the probability of a token is the mean over the teachers of its own unigram probability, or for the
+other families of its share of the teacher's corpus, or without a corpus of 1 / rank (merges and vocabularies are
+roughly ordered by frequency). The longest match over a mixed union is far worse: it takes foreign pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -151,13 +150,12 @@ def _probabilities(
 
 def _weights(teacher: TeacherTokenizer, table: Int32, counts: npt.NDArray[np.int64] | None) -> Float64:
     vocab = teacher.spec["model"]["vocab"]
-    if counts is None and not isinstance(vocab, list):
-        ranks: Float64 = np.arange(3.0, 3.0 + len(table))
-        return 1.0 / ranks
     weights = np.zeros(len(table), dtype=np.float64)
-    if counts is not None:
+    if isinstance(vocab, list):
+        weights[: len(vocab)] = np.exp([score for _, score in vocab])
+    elif counts is not None:
         weights[: len(counts)] = counts[: len(table)]
         weights += _SMOOTHING
     else:
-        weights[: len(vocab)] = np.exp([score for _, score in cast("list[tuple[str, float]]", vocab)])
+        weights += 1.0 / np.arange(3.0, 3.0 + len(table))
     return weights

@@ -1,7 +1,7 @@
 """Run once, by hand: every tokenizer on all text beside the project, and the tables of docs/vocabularies.md.
 
 python -m tests.vocab_tools.whole_corpus union            sizes, overlaps, time and memory
-python -m tests.vocab_tools.whole_corpus round-trips      all tokenizers in one union, on all text of 11 languages
+python -m tests.vocab_tools.whole_corpus round-trips      each (or those named) in a union of all, on all text
 python -m tests.vocab_tools.whole_corpus merged           routed against merged tokenizers, several unions
 """
 
@@ -43,10 +43,8 @@ def union(folder: Path) -> None:
     paths = {path.name: path for path in tokenizer_folders()}
     started, cpu = time.perf_counter(), time.process_time()
     report = build_vocabulary([VocabularySource(name, paths[name]) for name in NINE], folder / "nine")
-    print(
-        f"nine tokenizers: {report.size:,} tokens, {time.perf_counter() - started:.1f} s,"
-        f" {time.process_time() - cpu:.1f} s of CPU, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
-    )
+    seconds, memory = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"nine: {report.size:,} tokens, {seconds:.1f} s, {time.process_time() - cpu:.1f} s of CPU, {memory:,.0f} MiB")
     for merge in ("canonical", "surface"):
         sources = [VocabularySource(name, path) for name, path in paths.items()]
         report = build_vocabulary(sources, folder / merge, merge=merge)
@@ -68,8 +66,8 @@ def round_trips(folder: Path) -> None:
     build_vocabulary([VocabularySource(name, path) for name, path in paths.items()], folder / "all")
     vocabulary = open_vocabulary(folder / "all")
     print("| tokenizer | texts | tokens | different |\n|---|---|---|---|")
-    for name, path in paths.items():
-        teacher = vocabulary.require_teacher(name, path)
+    for name in sys.argv[2:] or paths:
+        teacher = vocabulary.require_teacher(name, paths[name])
         texts = tokens = wrong = 0
         for language in LANGUAGES:
             found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), texts_of(language))
