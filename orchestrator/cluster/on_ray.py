@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal
 
@@ -145,6 +145,8 @@ def open_cluster(
 
 @contextmanager
 def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) -> Iterator[Cluster]:
+    import ray
+
     # Ray opens its session folder to everybody, and its ports too: hence a closed folder around it, and a token. The
     # paths of its sockets must stay below 107 bytes, which a long TMPDIR would break.
     home = Path(tempfile.mkdtemp(prefix="orch-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
@@ -153,15 +155,24 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
     token.write_text(_token())
     failed = True
     try:
-        with _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}):
+        with _environment(
+            {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+                "RAY_AUTH_TOKEN": None,
+                "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
+            }
+        ):
             cluster = _start_ray(home / "ray", object_store_bytes, num_cpus)
         yield cluster
         failed = cluster.num_lost > 0
     finally:
-        _stop_ray(home)
-        if failed:
-            _copy_worker_output(home / "ray", log_folder / "ray")
-        shutil.rmtree(home, ignore_errors=True)
+        with ExitStack() as after:  # last in, first out, and each even if the one before it fails
+            after.callback(shutil.rmtree, home, ignore_errors=True)
+            if failed:
+                after.callback(_copy_worker_output, home / "ray", log_folder / "ray")
+            after.callback(_end_processes, home)
+            after.callback(ray.shutdown)
 
 
 @functools.cache
@@ -190,17 +201,15 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
         return RayCluster(is_local=True)
     except Exception as error:
         raise ClusterError(
-            f"Ray could not be started on this machine ({_first_line(error)}); mend that, or run without it by "
-            "--address in-process"
+            f"Ray could not be started on this machine ({_first_line(error)}); try again when it is less "
+            "busy, or run without Ray by --address in-process"
         ) from error
 
 
-def _stop_ray(home: Path) -> None:
-    """Shut Ray down, and end what it forgets when its start failed or was interrupted: all that logs under `home`."""
+def _end_processes(home: Path) -> None:
+    """End what Ray forgets when its start failed or was interrupted: every other process that logs under `home`."""
     import psutil
-    import ray
 
-    ray.shutdown()
     forgotten = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
