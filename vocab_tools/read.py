@@ -83,7 +83,7 @@ def read_tokenizer(where: Path | str, *, name: str | None = None) -> TeacherToke
     bare `sentencepiece.bpe.model` has the ids of XLM-R. Raises VocabularyError with one sentence.
     """
     path = Path(where)
-    name = name or (path.name if path.suffix == "" or path.is_dir() else path.parent.name)
+    name = name or (path.absolute().parent if path.is_file() else path.absolute()).name
     if not path.exists() and not _HUB_NAME.fullmatch(str(where)):
         raise VocabularyError(f"{where} does not exist; expected a tokenizer's folder or file, or a name of the hub")
     if not path.exists():

@@ -206,6 +206,13 @@ def test_a_tokenizer_without_a_fast_version_is_refused(tmp_path: Path) -> None:
         read_tokenizer(tmp_path)
 
 
+def test_the_name_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_tokenizer("unigram", tmp_path / "some.thing-1.5")
+    monkeypatch.chdir(folder)
+    for where in (folder, folder / "tokenizer.json", Path("tokenizer.json"), "."):
+        assert read_tokenizer(where).name == "some.thing-1.5"
+
+
 def test_unknown_models_missing_paths_and_bad_names(tmp_path: Path) -> None:
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     word_level.save(str(tmp_path / "tokenizer.json"))
