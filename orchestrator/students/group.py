@@ -85,6 +85,11 @@ class StudentGroup(nn.Module):
             decoder_bias=encoder.decoder_bias,
         )
 
+    def attend_eagerly(self) -> None:
+        """Attention as two plain products and a softmax, in place of torch's fused kernel."""
+        for name in self.names:
+            self.encoder(name).model.set_attn_implementation("eager")
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that the optimiser steps, once, under one stable name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}

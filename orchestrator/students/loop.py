@@ -19,6 +19,10 @@ from orchestrator.students.resuming import resume, save
 from orchestrator.students.rows import seed_for
 from orchestrator.students.stream import Step, steps_ahead
 
+#: Up to this row length the fused attention of a CPU, whose backward pass is slow, loses to the plain one: a whole step
+#: of 2 000 tokens takes 0.70 s against 0.54 s (4 layers of 384, bfloat16, one thread). Beyond it, memory counts.
+_EAGER_TOKENS = 256
+
 
 def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
     """Train to the last step, from the last whole checkpoint if there is one; returns the trained group.
@@ -39,6 +43,8 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
     standing = resume(job, group, optimiser)
     streams = build_streams(job, built.vocabularies, cursors=standing.cursors)
     origins = {student.name: student.origin for student in job.group.students}
+    if device == "cpu" and max(stream.longest_row for stream in streams.values()) <= _EAGER_TOKENS:
+        group.attend_eagerly()
     autocast = torch.autocast(device, torch.bfloat16, enabled=_precision(training, device) == "bfloat16")
     started = last_save = time.monotonic()
     started -= standing.seconds

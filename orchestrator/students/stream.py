@@ -42,6 +42,11 @@ class StudentStream:
         self.cursor: Cursor = dict(cursor) if cursor else dict.fromkeys(readers, (0, 0))
         self._epochs: dict[str, tuple[int, list[Int64]]] = {}
 
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row of any language."""
+        return max(int(reader.rows.num_tokens.max()) for reader in self.readers.values())
+
     def step(self, step: int) -> list[Batch]:
         """The `accumulation` micro-batches of a step, each of one language; moves the cursor."""
         spec = self.spec

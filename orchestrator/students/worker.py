@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from pathlib import Path
 
+from orchestrator.config.setups import StudentSpec
 from orchestrator.errors import StoreError
 from orchestrator.models.export import export_student
 from orchestrator.storage import commit_folder, hash_file, write_bytes
@@ -19,48 +21,57 @@ class StudentWorker:
     """Runs group jobs; a plain class that the cluster makes an actor."""
 
     def run(self, job: GroupJob) -> GroupResult:
-        """Train a group to its end and export every student of it; a damaged vocabulary is a StoreError."""
+        """Train a group to its end and export every student of it.
+
+        Raises:
+            OrchError: the group cannot be built, read or trained; the sentence names what is wrong.
+        """
         try:
             built, result = train_group(job)
             for student in job.group.students:
-                _export(job, built, student.name, result)
+                _export(job, built, student, result)
         except VocabularyError as error:
             raise StoreError(str(error)) from error
         return result
 
 
-def _export(job: GroupJob, built: BuiltGroup, student: str, result: GroupResult) -> None:
+def _export(job: GroupJob, built: BuiltGroup, student: StudentSpec, result: GroupResult) -> None:
     """`final/`: model and tokenizer as `from_pretrained` opens them, those of each language below `tokenizers/`."""
-    target = job.folder(student) / "final"
+    target = job.folder(student.name) / "final"
     partial = target.with_name("final.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    export_student(built.module.encoder(student), partial)
-    vocabulary = built.vocabularies[student]
-    spec = next(one for one in job.group.students if one.name == student)
-    shutil.copytree(vocabulary.tokenizer_folder(_default_tokenizer(spec.teachers)), partial, dirs_exist_ok=True)
-    if len(set(spec.teachers.values())) > 1:
-        for language in spec.languages:
-            shutil.copytree(vocabulary.tokenizer_folder(spec.teachers[language]), partial / "tokenizers" / language)
+    encoder, vocabulary = built.module.encoder(student.name), built.vocabularies[student.name]
+    export_student(encoder, partial)
+    _copy(vocabulary.tokenizer_folder(_default_tokenizer(student.teachers)), partial)
+    if len(set(student.teachers.values())) > 1:
+        for language, teacher in student.teachers.items():
+            _copy(vocabulary.tokenizer_folder(teacher), partial / "tokenizers" / language)
     receipt = {
         "fingerprint": job.fingerprint,
-        "student": student,
-        "role": spec.role,
-        "languages": spec.languages,
-        "teachers": spec.teachers,
-        "objectives": [objective.model_dump() for objective in spec.objectives],
+        "student": student.name,
+        "role": student.role,
+        "languages": student.languages,
+        "teachers": student.teachers,
+        "objectives": [objective.model_dump() for objective in student.objectives],
         "group": [one.name for one in job.group.students],
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "tokens": result.tokens[student.name],
         "files": {
             str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()
         },
-        "parameters": sum(p.numel() for p in built.module.encoder(student).parameters()),
-        **asdict(result),
     }
     write_bytes(partial / RECEIPT, json.dumps(receipt, indent=1).encode())
     commit_folder(partial, target)
 
 
-def _default_tokenizer(teachers: dict[str, str]) -> str:
+def _copy(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        write_bytes(target / path.name, path.read_bytes())
+
+
+def _default_tokenizer(teachers: Mapping[str, str]) -> str:
     """The teacher that answers for most languages, the first by name among equals."""
     names = sorted(set(teachers.values()))
     return max(names, key=lambda name: sum(teacher == name for teacher in teachers.values()))

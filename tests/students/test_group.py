@@ -132,17 +132,20 @@ def test_the_slices_are_written_into_the_encoders_for_export(world: World, tmp_p
         torch.testing.assert_close(logits, model.logits.flatten(0, 1)[batch.masked_positions], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("eager", [False, True], ids=["fused", "eager"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_forward_pass_is_the_models_own(world: World, tmp_path: Path, architecture: str) -> None:
-    """Positions, padding and head as in the exported model, in every architecture."""
+def test_a_forward_pass_is_the_models_own(world: World, tmp_path: Path, architecture: str, eager: bool) -> None:
+    """Positions, padding and head as in the exported model, in every architecture and either kind of attention."""
     job, built = make_group(world, tmp_path, ShareSection(), STUDENT.model_copy(update={"architecture": architecture}))
     reader = build_streams(job, built.vocabularies, cursors={})["bob"].readers["bb"]
     batch = reader.batch(np.arange(12))
     assert int(batch.attention_mask.sum()) < batch.attention_mask.numel()
     encoder = built.module.encoder("bob").eval()
     with torch.no_grad():
-        output = built.module.run("bob", batch, layers=(0, 1, 2), needs_head=True)
         model = encoder.model(batch.input_ids, batch.attention_mask, output_hidden_states=True)
+        if eager:
+            built.module.attend_eagerly()
+        output = built.module.run("bob", batch, layers=(0, 1, 2), needs_head=True)
     assert output.head_states is not None
     logits = torch.nn.functional.linear(output.head_states, output.decoder_weight, output.decoder_bias)
     torch.testing.assert_close(logits, model.logits.flatten(0, 1)[batch.masked_positions], rtol=1e-4, atol=1e-5)
