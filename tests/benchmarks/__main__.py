@@ -1,6 +1,6 @@
 """`make bench`: teacher units against the bare forward pass, and a distillation step against a plain masked-LM step.
 
-Both sides of every pair run the same rows, in turn, in one process (`python -m tests.benchmarks --rounds N --json FILE`).
+Both sides of every pair run the same rows, in turn, in one process; `--rounds N`, `--json FILE`.
 The teacher is the multilingual checkpoint beside the project.
 """
 
@@ -26,7 +26,8 @@ from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.students.build import build_group, build_streams
 from orchestrator.students.job import GroupJob, TeacherFacts
-from orchestrator.students.objective import counts, loss, needs_head, student_layers
+from orchestrator.students.objective import backward, micro_batch, total_counts
+from orchestrator.students.optimising import make_optimiser
 from orchestrator.teachers.batches import group_by_length, pad_rows
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
 from tests.benchmarks.pairs import Pair, machine, measure
@@ -185,24 +186,16 @@ class Bench:
         )
         built = build_group(job)
         name = group.students[0].name
-        stream = build_streams(job, built.vocabularies)[name]
-        optimiser = torch.optim.AdamW(built.module.trained().values(), lr=1e-4, fused=True)
-        terms = built.terms[name]["big"]
+        stream = build_streams(job, built.vocabularies, cursors={})[name]
+        optimiser = make_optimiser(built.module.trained().values(), run.config.training)
+        terms = built.terms[name][LANGUAGE]
         numbers = iter(range(1, 10**9))
 
         def step() -> None:
-            batches = stream.step(next(numbers))
-            for batch in batches:
-                with torch.autocast("cpu", torch.bfloat16):
-                    output = built.module.run(name, batch, layers=student_layers(terms), needs_head=needs_head(terms))
-                    value, _ = loss(
-                        terms,
-                        output,
-                        batch,
-                        denominators=counts(terms, batch),
-                        projections=built.module.projections,
-                    )
-                value.backward()
+            micro = [micro_batch(terms, batch, device=torch.device("cpu")) for batch in stream.step(next(numbers))]
+            for one in micro:
+                autocast = torch.autocast("cpu", torch.bfloat16)
+                backward(built.module, name, one, denominators=total_counts(micro), autocast=autocast)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
