@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,13 @@ from orchestrator import __version__
 from orchestrator.errors import OrchError
 
 if TYPE_CHECKING:
+    from orchestrator.pipeline import LazyCluster
     from orchestrator.run import Run
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM; no KeyboardInterrupt, which typer would answer itself."""
+
 
 app = typer.Typer(
     name="orch",
@@ -55,10 +63,6 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, 
 DEFAULT_CONFIG = Path("orch.yaml")
 
 
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM; no KeyboardInterrupt, which typer would answer itself."""
-
-
 def main() -> None:
     """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C or SIGTERM 130."""
     signal.signal(signal.SIGINT, _stop)
@@ -74,6 +78,24 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Clusters turn SIGTERM into a KeyboardInterrupt; this turns it back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Stopped from None
+
+
+@contextmanager
+def _driving(run: Run) -> Iterator[LazyCluster]:
+    """The run, locked, and a cluster for what there is to do."""
+    from orchestrator import pipeline
+
+    with _stoppable(), pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+        yield cluster
 
 
 def _stop(_number: int, _frame: object) -> None:
@@ -110,13 +132,19 @@ def _open(
     return open_run(config, overrides=overrides or [], setup=setup, address=address)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"orch {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -174,7 +202,7 @@ def precompute_teacher(
     from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+    with _driving(run) as cluster:
         pipeline.compute_signals(run, cluster, stage=stage)
 
 
@@ -214,7 +242,7 @@ def train_students(
     from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("train", run):
+    with _driving(run) as cluster, stage("train", run):
         pipeline.train(run, cluster.get)
 
 
@@ -234,7 +262,7 @@ def evaluate(
     from orchestrator.display import stage
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster, stage("evaluate", run):
+    with _driving(run) as cluster, stage("evaluate", run):
         pipeline.evaluate(run, cluster.get)
 
 
@@ -276,7 +304,7 @@ def run_all(
     from orchestrator.tables import print_headline
 
     run = _open(config, overrides, setup, verbose, address)
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+    with _driving(run) as cluster:
         page = pipeline.run_all(run, cluster, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
@@ -362,7 +390,8 @@ def demo(
     from orchestrator.display import stage
     from orchestrator.tables import print_headline
 
-    run, page = run_demo(folder, address=address, stage=stage)
+    with _stoppable():
+        run, page = run_demo(folder, address=address, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
 

@@ -9,11 +9,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, StorageError
 from orchestrator.storage import make_folder
 
 
@@ -38,7 +39,8 @@ def lock_run(root: Path) -> Iterator[None]:
         ClusterError: another process holds it; the text names that process and its host.
     """
     make_folder(root)
-    with (root / ".lock").open("a+", encoding="utf-8") as file:
+    path = root / ".lock"
+    with _open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -48,13 +50,22 @@ def lock_run(root: Path) -> Iterator[None]:
             ) from None
         command = " ".join(["orch", *sys.argv[1:]])
         mine = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
-        file.truncate(0)
-        file.write(json.dumps(asdict(mine)))
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds, only who holds it cannot be told
+            path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
         try:
             yield
         finally:
-            file.truncate(0)
+            with suppress(OSError):
+                path.write_text("", encoding="utf-8")
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be opened: {error.strerror}; choose a run.root that can be written."
+        ) from None
 
 
 def driver_of(root: Path) -> Driver | None:

@@ -13,7 +13,13 @@ from orchestrator.config.run import SETUPS, RunConfig
 from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
 from orchestrator.errors import ConfigError
 from orchestrator.models.architectures import ARCHITECTURES
-from orchestrator.models.checkpoints import CheckpointInfo, describe_checkpoint, read_config, resolve_folder
+from orchestrator.models.checkpoints import (
+    CheckpointInfo,
+    describe_checkpoint,
+    read_config,
+    resolve_folder,
+    tokenizer_hash,
+)
 from orchestrator.models.maps import layer_map
 from orchestrator.records import SignalRequest
 from orchestrator.students.requests import requested_signals
@@ -105,13 +111,19 @@ def make_run(config: RunConfig, *, setup: str | None = None, address: str | None
     run = Run(expand(config, setup=setup), address or config.cluster.address)
     for teacher in run.teachers:
         run.teacher_request(teacher)
-    _check_starts(run)
+        tokenizer_hash(config.teachers[teacher].tokenizer_path, revision=config.teachers[teacher].revision)  # is there
+    _check_students(run)
     return run
 
 
-def _check_starts(run: Run) -> None:
-    """Maps and widths of students that start from a teacher's layers, before anything heavy runs."""
+def _check_students(run: Run) -> None:
+    """Lengths, and what students need that start from a teacher's layers, before anything heavy runs."""
     for student in run.expanded.students:
+        if student.template.max_positions < run.config.corpus.max_length:
+            raise ConfigError(
+                f"Student '{student.name}' has max_positions {student.template.max_positions}, fewer than the "
+                f"{run.config.corpus.max_length} tokens of corpus.max_length; raise the one or lower the other."
+            )
         start = student.template.initialisation
         if start.layers != "teacher":
             continue

@@ -265,6 +265,8 @@ def _advice(error: OSError, path: Path) -> str:
             return f"{reason}; make room and run the same command again, what is finished is kept"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{reason}; give this user the right to it or choose another folder"
+        case errno.EEXIST | errno.ENOTDIR:
+            return "a file stands where a folder is needed; move it away or choose another folder"
         case errno.ENOENT:
             return "there is no such file; check the path, or run the step that makes it"
         case errno.EIO:

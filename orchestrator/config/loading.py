@@ -77,7 +77,10 @@ def parse_config(tree: Tree, *, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        problems = "\n".join(f"  {_sentence(detail)}" for detail in error.errors())
+        found = error.errors()
+        # a list whose items are wrong is not also too short
+        told = [d for d in found if d["type"] != "too_short" or not any(_is_inside(other, d) for other in found)]
+        problems = "\n".join(f"  {_sentence(detail)}" for detail in told)
         raise ConfigError(f"{where} is not a valid configuration:\n{problems}") from None
 
 
@@ -128,7 +131,12 @@ def _assign(at: object, part: str, value: object, override: str) -> None:
     elif isinstance(at, dict):
         at[part] = value
     else:
-        raise ConfigError(f"--set {override}: '{part}' has nothing to stand in.")
+        raise ConfigError(f"--set {override}: what stands before '.{part}' is a single value; leave '.{part}' out.")
+
+
+def _is_inside(inner: ErrorDetails, outer: ErrorDetails) -> bool:
+    depth = len(outer["loc"])
+    return len(inner["loc"]) > depth and inner["loc"][:depth] == outer["loc"]
 
 
 def _sentence(detail: ErrorDetails) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.job import EvaluationJob
 from orchestrator.records import MetricRow
-from orchestrator.storage import append_line
+from orchestrator.storage import make_folder
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class EvaluationWorker:
 
     def run(self, unit: EvaluationUnit) -> list[MetricRow]:
         """Every row of a job."""
-        unit.rows_path.unlink(missing_ok=True)
         rows = []
-        for row in evaluate(unit.job):
-            append_line(unit.rows_path, json.dumps(asdict(row)))
-            rows.append(row)
+        make_folder(unit.rows_path.parent)
+        with unit.rows_path.open("w", encoding="utf-8") as shown:  # lost with the worker, so not worth an fsync per row
+            for row in evaluate(unit.job):
+                shown.write(f"{json.dumps(asdict(row))}\n")
+                shown.flush()
+                rows.append(row)
         return rows

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.config.setups import BASELINE_SUFFIX
 from orchestrator.errors import StoreError
 from orchestrator.report.card import model_card
 from orchestrator.report.reading import read_metrics, read_training
@@ -37,9 +38,14 @@ def student_receipt(folder: Path) -> Mapping[str, JSON] | None:
 
 
 def write_cards(run: Run) -> None:
-    """README.md of every exported student of the setup, where it is not up to date."""
-    rows = read_metrics(run.metrics_path)
-    logs = {log.student: log for log in read_training(run.root) if log.setup == run.expanded.setup}
+    """README.md of every exported student of the setup, where it is not up to date; other setups have no say in it."""
+    setup = run.expanded.setup
+    rows = [
+        row
+        for row in read_metrics(run.metrics_path)
+        if row.role == "teacher" or row.model.startswith(f"{setup}/") or row.model in (setup, setup + BASELINE_SUFFIX)
+    ]
+    logs = {log.student: log for log in read_training(run.root) if log.setup == setup}
     for student in run.expanded.students:
         receipt = student_receipt(run.students_folder / student.name)
         if receipt is None:
@@ -47,7 +53,7 @@ def write_cards(run: Run) -> None:
         parameters = receipt.get("parameters")
         card = model_card(
             student,
-            setup=run.expanded.setup,
+            setup=setup,
             config=run.config,
             rows=rows,
             log=logs.get(student.name),

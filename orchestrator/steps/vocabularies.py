@@ -42,12 +42,12 @@ def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
             continue
         folder = vocabulary_folder(run, student, stores)
         new = not folder.exists()
-        try:
-            if new:
+        if new:
+            try:
                 _build(run, student, stores, folder)
-            size = open_vocabulary(folder).size
-        except VocabularyError as error:
-            raise StoreError(f"The vocabulary of student '{student.name}': {error}") from error
+            except VocabularyError as error:
+                raise StoreError(f"The vocabulary of student '{student.name}' cannot be built: {error}.") from error
+        size = _checked(student, folder)
         if new:
             _log.info("vocabulary of %s: %d tokens in %s", student.name, size, folder)
         built.append(BuiltVocabulary(student.name, folder, size, tuple(sorted(set(student.teachers.values()))), new))
@@ -58,7 +58,7 @@ def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
     """Origin of students -> folder of their vocabulary.
 
     Raises:
-        StoreError: one is not built yet.
+        StoreError: one is not built yet, or damaged.
     """
     folders: dict[str, Path] = {}
     for student in run.expanded.students:
@@ -67,8 +67,23 @@ def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
             raise StoreError(
                 f"The vocabulary of student '{student.origin}' is not there; run `orch build-vocab` first."
             )
+        if student.origin not in folders:
+            _checked(student, folder)
         folders[student.origin] = folder
     return folders
+
+
+def _checked(student: StudentSpec, folder: Path) -> int:
+    """The size of a vocabulary, all of whose files are what they were."""
+    try:
+        vocabulary = open_vocabulary(folder)
+        vocabulary.verify()
+    except VocabularyError as error:
+        raise StoreError(
+            f"The vocabulary of student '{student.origin}' is damaged ({error}); remove {folder} and run "
+            "`orch build-vocab`."
+        ) from error
+    return vocabulary.size
 
 
 def vocabulary_size(run: Run, student: StudentSpec, stores: Mapping[str, Store]) -> int | None:

@@ -19,7 +19,12 @@ def hidden_pairs(
     Raises:
         ConfigError: the map leaves the depth of the student or the teacher.
     """
-    pairs = layer_map(objective.map, student_layers=student_layers, teacher_layers=teacher_layers)
+    pairs = layer_map(
+        objective.map,
+        student_layers=student_layers,
+        teacher_layers=teacher_layers,
+        option="objective hidden-states, map",
+    )
     start = [(0, 0)] if objective.embeddings else []
     return tuple(start + sorted(pairs.items()))
 
