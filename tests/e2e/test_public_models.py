@@ -1,4 +1,4 @@
-"""The configurations for public models, with everything real but the weights: real tokenizers, the checkpoints' own layout."""
+"""The configurations for public models, with all real but the weights: real tokenizers, the checkpoints' own layout."""
 
 from __future__ import annotations
 
