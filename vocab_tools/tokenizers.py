@@ -73,6 +73,7 @@ def student_document(teacher: TeacherTokenizer, table: Int32, fillers: Fillers) 
     del document["model"]  # last, and in it the vocabulary, which is put together as text: it is long
     document["model"] = {**_model(teacher, table, set(pieces.values())), "vocab": None}
     head = dump(document).removesuffix(b"null}}")
+    pieces |= _renamed_fillers(pieces, fillers)
     return head + _vocabulary(teacher, table, pieces, fillers).encode("utf-8") + b"}}"
 
 
@@ -115,11 +116,13 @@ def _require_room(teacher: TeacherTokenizer, pieces: Mapping[int, str], fillers:
             f"tokenizer '{teacher.name}' may hand spaces to its model, so ids of other teachers cannot be kept free in"
             " it; use it alone, or give it a pre-tokenizer that splits at spaces"
         )
+
+
+def _renamed_fillers(pieces: Mapping[int, str], fillers: Fillers) -> dict[int, str]:
+    """Other names for the fillers that are spelled like a token of this teacher, such as added runs of spaces."""
     spaced = {piece for piece in pieces.values() if piece.startswith(" ")}
-    if spaced and not spaced.isdisjoint(fillers.pieces):
-        raise VocabularyError(
-            f"tokenizer '{teacher.name}' has pieces such as {min(spaced)!r}, which begin with a space"
-        )
+    clashes = (i for i, filler in enumerate(fillers.pieces) if filler in spaced and i not in pieces) if spaced else ()
+    return {index: f" {index}{fillers.pieces[index]}" for index in clashes}
 
 
 def _model(teacher: TeacherTokenizer, table: Int32, kept: set[str]) -> Component:

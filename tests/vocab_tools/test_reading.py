@@ -206,6 +206,24 @@ def test_a_tokenizer_without_a_fast_version_is_refused(tmp_path: Path) -> None:
         read_tokenizer(tmp_path)
 
 
+def test_added_runs_of_spaces_in_two_teachers_do_not_meet_the_fillers(tmp_path: Path) -> None:
+    sources = []
+    for name in ("one", "two"):
+        folder = make_tokenizer("byte-bpe", tmp_path / name)
+        tokenizer = read_tokenizer(folder).backend()
+        tokenizer.add_tokens([" " * count for count in range(2, 7)])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        sources.append(VocabularySource(name, folder))
+    build_vocabulary(sources, tmp_path / "out")
+    vocabulary = open_vocabulary(tmp_path / "out")
+    texts = [*ODD_TEXTS, "a    b  c", "      x", " ", "       "]
+    for source in sources:
+        student = vocabulary.tokenizer_folder(source.name)
+        found = compare(read_tokenizer(source.tokenizer), student, vocabulary.map(source.name), texts)
+        assert (found.wrong, found.finer) == (0, 0)
+        assert len(AutoTokenizer.from_pretrained(student)) == vocabulary.size
+
+
 def test_the_name_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_tokenizer("unigram", tmp_path / "some.thing-1.5")
     monkeypatch.chdir(folder)
