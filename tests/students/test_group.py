@@ -111,6 +111,22 @@ def test_a_shared_embedding_has_one_row_per_token_of_the_group(world: World, tmp
     assert torch.equal(weights["ann"], apart.module.embedding_weight("ann"))
 
 
+def test_a_shared_embedding_is_trained_as_input_and_as_output(world: World, tmp_path: Path) -> None:
+    """Its gradient is the sum of those that each student alone would give its own tied matrix."""
+    job, built = make_group(world, tmp_path, ShareSection(parts=("embedding",)))
+    apart_job, apart = make_group(world, tmp_path, ShareSection())
+    with torch.no_grad():
+        for name in ("ann", "bob"):
+            apart.module.embedding_weight(name).copy_(built.module.embedding_weight(name))
+    alone = gradients(apart_job, apart, "ann", "bob")
+    assert built.module.embedding is not None
+    expected = torch.zeros_like(built.module.embedding)
+    for number in range(2):
+        [own] = [gradient for key, gradient in alone.items() if f"encoders.{number}." in key and "word_embed" in key]
+        expected.index_add_(0, built.module.get_buffer(f"slice_{number}"), own)
+    torch.testing.assert_close(gradients(job, built, "ann", "bob")["embedding"], expected, rtol=1e-4, atol=1e-7)
+
+
 def test_the_slices_are_written_into_the_encoders_for_export(world: World, tmp_path: Path) -> None:
     job, built = make_group(world, tmp_path, ShareSection(parts=("embedding",)))
     group = built.module
