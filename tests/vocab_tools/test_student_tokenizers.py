@@ -123,6 +123,29 @@ def test_trim_segments_words_of_kept_pieces_as_the_teacher(trims: dict[str, Case
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_words_beside_a_dropped_piece_are_cut_as_before(trims: dict[str, Case], family: str) -> None:
+    case = trims[family]
+    teacher, student = case.teachers[family], case.students[family].backend_tokenizer
+    student.no_padding()
+    words = st.lists(st.sampled_from(" ".join(SENTENCES).split()), min_size=2, max_size=8).map(" ".join)
+
+    @settings(max_examples=100, deadline=None)
+    @given(words)
+    def holds(text: str) -> None:
+        before, after = teacher.encode(text), student.encode(text)
+        mapped = case.maps[family][np.array(before.ids, dtype=np.int64)].tolist()
+        cut: dict[int | None, list[int]] = {}
+        for word, index in zip(after.word_ids, after.ids, strict=True):
+            cut.setdefault(word, []).append(index)
+        for word in {one for one in before.word_ids if one is not None}:
+            expected = [index for index, of_word in zip(mapped, before.word_ids, strict=True) if of_word == word]
+            if -1 not in expected:
+                assert cut[word] == expected
+
+    holds()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_new_words_of_known_characters_are_cut_finer_and_not_unknown(trims: dict[str, Case], family: str) -> None:
     case = trims[family]
     unknown = case.vocabulary.special["unk"]
