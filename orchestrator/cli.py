@@ -15,6 +15,14 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.errors import OrchError
+from orchestrator.options import (
+    DEFAULT_CONFIG,
+    AddressOption,
+    ConfigOption,
+    SetOption,
+    SetupOption,
+    VerboseOption,
+)
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import LazyCluster
@@ -37,30 +45,6 @@ app = typer.Typer(
 )
 
 _verbose = False
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="ORCH_CONFIG", help="The configuration of the run.", show_default=True)
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Override one value, as in --set training.steps=200; may be repeated.", metavar="KEY=VALUE"
-    ),
-]
-SetupOption = Annotated[
-    str | None,
-    typer.Option("--setup", help="one-to-one, many-to-one, one-to-many or explicit; default: run.setup of the file."),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="RAY_ADDRESS",
-        help="A Ray cluster (auto, HOST:PORT, ray://HOST:PORT); default: start Ray here. in-process: without Ray.",
-    ),
-]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
-DEFAULT_CONFIG = Path("orch.yaml")
 
 
 def main() -> None:

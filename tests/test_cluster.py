@@ -375,7 +375,8 @@ class TestRay:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from functools import partial
 from pathlib import Path
 from orchestrator.cluster import open_cluster
