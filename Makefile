@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check fix bench faults clean
+.PHONY: demo test check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/orch demo
