@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from orchestrator import __version__
 from orchestrator.errors import OrchError
-from orchestrator.options import (
-    DEFAULT_CONFIG,
-    AddressOption,
-    ConfigOption,
-    SetOption,
-    SetupOption,
-    VerboseOption,
-)
+from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import LazyCluster
@@ -30,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM; no KeyboardInterrupt, which typer would answer itself."""
+    """Ctrl-C or SIGTERM."""
 
 
 app = typer.Typer(
@@ -45,19 +39,37 @@ app = typer.Typer(
 )
 
 _verbose = False
+P = ParamSpec("P")
+
+
+def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """A command of orch, whose KeyboardInterrupt reaches `main` under another name: typer would answer it itself."""
+
+    def register(function: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(function)
+        def stoppable(*arguments: P.args, **options: P.kwargs) -> None:
+            try:
+                function(*arguments, **options)
+            except KeyboardInterrupt:
+                raise _Stopped from None
+
+        return app.command(name)(stoppable)
+
+    return register
 
 
 def main() -> None:
     """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C or SIGTERM 130."""
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    # A KeyboardInterrupt it must be: of all that a handler can raise, Ray lets only this one through.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except OrchError as error:
         if _verbose:
             logging.getLogger(__name__).exception("failed")
         _fail(str(error), 1)
-    except _Stopped:
+    except (_Stopped, KeyboardInterrupt):
         _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,25 +77,12 @@ def main() -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Clusters turn SIGTERM into a KeyboardInterrupt; this turns it back."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise _Stopped from None
-
-
-@contextmanager
 def _driving(run: Run) -> Iterator[LazyCluster]:
     """The run, locked, and a cluster for what there is to do."""
     from orchestrator import pipeline
 
-    with _stoppable(), pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
         yield cluster
-
-
-def _stop(_number: int, _frame: object) -> None:
-    raise _Stopped
 
 
 def _fail(message: str, status: int) -> None:
@@ -131,7 +130,7 @@ def _root(
     pass
 
 
-@app.command()
+@command("init")
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -146,7 +145,7 @@ def init(
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
 
 
-@app.command()
+@command("plan")
 def plan(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -168,7 +167,7 @@ def plan(
     print_plan(make_plan(run))
 
 
-@app.command("precompute-teacher")
+@command("precompute-teacher")
 def precompute_teacher(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -190,7 +189,7 @@ def precompute_teacher(
         pipeline.compute_signals(run, cluster, stage=stage)
 
 
-@app.command("build-vocab")
+@command("build-vocab")
 def build_vocab(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -210,7 +209,7 @@ def build_vocab(
     print_vocabularies(built)
 
 
-@app.command("train-students")
+@command("train-students")
 def train_students(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -230,7 +229,7 @@ def train_students(
         pipeline.train(run, cluster.get)
 
 
-@app.command()
+@command("evaluate")
 def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -250,7 +249,7 @@ def evaluate(
         pipeline.evaluate(run, cluster.get)
 
 
-@app.command()
+@command("report")
 def report(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -271,7 +270,7 @@ def report(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@app.command("run")
+@command("run")
 def run_all(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -294,7 +293,7 @@ def run_all(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@app.command()
+@command("status")
 def status(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -313,7 +312,7 @@ def status(
     print_status(run_progress(run), driver_of(run.root))
 
 
-@app.command()
+@command("verify")
 def verify(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -334,7 +333,7 @@ def verify(
     raise typer.Exit(1 if problems else 0)
 
 
-@app.command()
+@command("inspect")
 def inspect(
     teacher: Annotated[str | None, typer.Option(help="Whose signals; default: the first teacher.")] = None,
     language: Annotated[str | None, typer.Option(help="Of which language; default: the teacher's first.")] = None,
@@ -357,7 +356,7 @@ def inspect(
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 
-@app.command()
+@command("demo")
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's runs go.")] = Path("runs/demo"),
     address: AddressOption = None,
@@ -374,8 +373,7 @@ def demo(
     from orchestrator.display import stage
     from orchestrator.tables import print_headline
 
-    with _stoppable():
-        run, page = run_demo(folder, address=address, stage=stage)
+    run, page = run_demo(folder, address=address, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
