@@ -148,22 +148,3 @@ def test_a_stop_is_quick_and_the_next_start_goes_on(
     same_end(project, undisturbed)
     log = (project / "run" / "logs" / "orch.log").read_text()
     assert log.count("WARNING stopped by") == 2
-
-
-@pytest.mark.ray
-def test_kills_on_ray_change_nothing(slower: Path, shelf: Path, undisturbed: Path) -> None:
-    project = copy_of(slower, shelf)
-    with under_way(project, shards_are_under_way) as process:
-        kill(process)
-    assert not list((project / "run").glob("students/*"))
-    with under_way(project, students_are_under_way) as process:
-        stop(process, signal.SIGINT)
-    assert not is_exported(project)
-    with under_way(project, students_are_under_way) as process:
-        kill(process)
-    process = start("run", folder=project)
-    out, err = process.communicate(timeout=600)
-    assert (process.returncode, err) == (0, "")
-    assert "Report: file://" in out
-    same_end(project, undisturbed)
-    assert orch("verify", folder=project).status == 0
