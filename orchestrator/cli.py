@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect as inspecting
 import logging
 import os
 import signal
@@ -40,10 +41,14 @@ app = typer.Typer(
 
 _verbose = False
 P = ParamSpec("P")
+START, WORK, LOOK = "Start", "Work: each command does what is missing, and goes on after a stop", "Look"
 
 
-def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """A command of orch, whose KeyboardInterrupt reaches `main` under another name: typer would answer it itself."""
+def command(name: str, *, example: str, panel: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """A command of orch, whose help ends with an example.
+
+    Its KeyboardInterrupt reaches `main` under another name, since typer would answer it itself.
+    """
 
     def register(function: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(function)
@@ -53,7 +58,8 @@ def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             except KeyboardInterrupt:
                 raise _Stopped from None
 
-        return app.command(name)(stoppable)
+        text = f"{inspecting.cleandoc(function.__doc__ or '')}\n\n[dim]Example[/]  [cyan]{example}[/]"
+        return app.command(name, help=text, rich_help_panel=panel)(stoppable)
 
     return register
 
@@ -130,32 +136,26 @@ def _root(
     pass
 
 
-@command("init")
+@command("init", example="orch init && orch plan", panel=START)
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a commented orch.yaml to start from.
-
-    Example:  orch init && orch plan
-    """
+    """Write a commented orch.yaml to start from."""
     from orchestrator.resources import write_starter
 
     write_starter(path, force=force)
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
 
 
-@command("plan")
+@command("plan", example="orch plan --setup one-to-many", panel=START)
 def plan(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time.
-
-    Example:  orch plan --setup one-to-many
-    """
+    """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time."""
     from orchestrator.display import stage
     from orchestrator.pipeline import check_parallel_texts, read_text
     from orchestrator.planning import make_plan
@@ -167,110 +167,7 @@ def plan(
     print_plan(make_plan(run))
 
 
-@command("precompute-teacher")
-def precompute_teacher(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Run each teacher once over its text and store what the objectives need, as Arrow shards.
-
-    Run it again after a stop: only the shards that are missing are computed.
-
-    Example:  orch precompute-teacher --address auto
-    """
-    from orchestrator import pipeline
-    from orchestrator.display import stage
-
-    run = _open(config, overrides, setup, verbose, address)
-    with _driving(run) as cluster:
-        pipeline.compute_signals(run, cluster, stage=stage)
-
-
-@command("build-vocab")
-def build_vocab(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Build each student's vocabulary: the union of several teachers' or the part of one that its text uses.
-
-    Example:  orch build-vocab --setup many-to-one
-    """
-    from orchestrator import pipeline
-    from orchestrator.display import print_vocabularies, stage
-
-    run = _open(config, overrides, setup, verbose)
-    with pipeline.driving(run), stage("vocabulary", run):
-        built = pipeline.build_vocabularies(run)
-    print_vocabularies(built)
-
-
-@command("train-students")
-def train_students(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Train the students of a setup from the stored signals; goes on from the last checkpoint.
-
-    Example:  orch train-students --setup one-to-many --set training.steps=2000
-    """
-    from orchestrator import pipeline
-    from orchestrator.display import stage
-
-    run = _open(config, overrides, setup, verbose, address)
-    with _driving(run) as cluster, stage("train", run):
-        pipeline.train(run, cluster.get)
-
-
-@command("evaluate")
-def evaluate(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Measure students, teachers and no-teacher baselines on held-out and parallel text.
-
-    Example:  orch evaluate --setup one-to-one
-    """
-    from orchestrator import pipeline
-    from orchestrator.display import stage
-
-    run = _open(config, overrides, setup, verbose, address)
-    with _driving(run) as cluster, stage("evaluate", run):
-        pipeline.evaluate(run, cluster.get)
-
-
-@command("report")
-def report(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Write one HTML page with tables and plots of everything that was measured in the run.
-
-    Example:  orch report && xdg-open runs/orch/report/index.html
-    """
-    from orchestrator import pipeline
-    from orchestrator.tables import print_headline
-
-    run = _open(config, overrides, setup, verbose)
-    with pipeline.driving(run):
-        page = pipeline.write_report(run)
-    print_headline(run)
-    typer.echo(f"Report: {page.resolve().as_uri()}")
-
-
-@command("run")
+@command("run", example="orch run --setup many-to-one", panel=WORK)
 def run_all(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -278,10 +175,7 @@ def run_all(
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Do the whole job: corpus, teachers, vocabularies, students, evaluation, report; each step only if not done.
-
-    Example:  orch run --setup many-to-one
-    """
+    """Do the whole job: corpus, teachers, vocabularies, students, evaluation, report; each step only if not done."""
     from orchestrator import pipeline
     from orchestrator.display import stage
     from orchestrator.tables import print_headline
@@ -293,17 +187,103 @@ def run_all(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@command("status")
+@command("precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK)
+def precompute_teacher(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run each teacher once over its text and store what the objectives need, as Arrow shards.
+
+    Run it again after a stop: only the shards that are missing are computed.
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+
+    run = _open(config, overrides, setup, verbose, address)
+    with _driving(run) as cluster:
+        pipeline.compute_signals(run, cluster, stage=stage)
+
+
+@command("build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
+def build_vocab(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build each student's vocabulary: the union of several teachers' or the part of one that its text uses."""
+    from orchestrator import pipeline
+    from orchestrator.display import print_vocabularies, stage
+
+    run = _open(config, overrides, setup, verbose)
+    with pipeline.driving(run), stage("vocabulary", run):
+        built = pipeline.build_vocabularies(run)
+    print_vocabularies(built)
+
+
+@command("train-students", example="orch train-students --setup one-to-many --set training.steps=2000", panel=WORK)
+def train_students(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the students of a setup from the stored signals; goes on from the last checkpoint."""
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+
+    run = _open(config, overrides, setup, verbose, address)
+    with _driving(run) as cluster, stage("train", run):
+        pipeline.train(run, cluster.get)
+
+
+@command("evaluate", example="orch evaluate --setup one-to-one", panel=WORK)
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure students, teachers and no-teacher baselines on held-out and parallel text."""
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+
+    run = _open(config, overrides, setup, verbose, address)
+    with _driving(run) as cluster, stage("evaluate", run):
+        pipeline.evaluate(run, cluster.get)
+
+
+@command("report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
+def report(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write one HTML page with tables and plots of everything that was measured in the run."""
+    from orchestrator import pipeline
+    from orchestrator.tables import print_headline
+
+    run = _open(config, overrides, setup, verbose)
+    with pipeline.driving(run):
+        page = pipeline.write_report(run)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+@command("status", example="watch -n 5 orch status", panel=LOOK)
 def status(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show what is done and what is under way, also from another terminal.
-
-    Example:  watch -n 5 orch status
-    """
+    """Show what is done and what is under way, also from another terminal."""
     from orchestrator.display import print_status
     from orchestrator.locking import driver_of
     from orchestrator.progress import run_progress
@@ -312,17 +292,14 @@ def status(
     print_status(run_progress(run), driver_of(run.root))
 
 
-@command("verify")
+@command("verify", example="orch verify || echo damaged", panel=LOOK)
 def verify(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Check every checksum of the run: corpus, shards, receipts, manifests, vocabularies, checkpoints.
-
-    Example:  orch verify || echo damaged
-    """
+    """Check every checksum of the run: corpus, shards, receipts, manifests, vocabularies, checkpoints."""
     from orchestrator.display import checking, print_problems
     from orchestrator.steps.verifying import verify_run
 
@@ -333,7 +310,7 @@ def verify(
     raise typer.Exit(1 if problems else 0)
 
 
-@command("inspect")
+@command("inspect", example="orch inspect --language de --rows 5", panel=LOOK)
 def inspect(
     teacher: Annotated[str | None, typer.Option(help="Whose signals; default: the first teacher.")] = None,
     language: Annotated[str | None, typer.Option(help="Of which language; default: the teacher's first.")] = None,
@@ -345,10 +322,7 @@ def inspect(
     setup: SetupOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show stored rows: the masked tokens, and the teacher's top guesses as words with their probability.
-
-    Example:  orch inspect --language de --rows 5
-    """
+    """Show stored rows: the masked tokens, and the teacher's top guesses as words with their probability."""
     from orchestrator.steps.inspecting import inspect_signals
     from orchestrator.tables import print_inspection
 
@@ -356,7 +330,7 @@ def inspect(
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 
-@command("demo")
+@command("demo", example="orch demo", panel=START)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's runs go.")] = Path("runs/demo"),
     address: AddressOption = None,
@@ -365,8 +339,6 @@ def demo(
     """The whole job on text that ships with orch: two teachers are made, then students in all three setups.
 
     About five minutes on two cores; run again after a stop, it goes on.
-
-    Example:  orch demo
     """
     _logging(verbose)
     from orchestrator.demo import run_demo
@@ -381,12 +353,10 @@ def demo(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
+    rich_help_panel=START,
 )
 def vocab(context: typer.Context) -> None:
-    """Unions and trims of tokenizer vocabularies, without a run.
-
-    Example:  orch vocab --help
-    """
+    """Unions and trims of tokenizer vocabularies, without a run."""
     from vocab_tools.cli import app as vocab_app
 
     vocab_app(context.args, prog_name="orch vocab")
