@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,34 +61,60 @@ class MaskedRows:
         return len(self.row_id)
 
 
+#: What a layer says of each token: its output, or what its attention's projections give. Queries and keys are taken
+#: after a rotation of positions, where the architecture has one.
+StateKind: TypeAlias = Literal["hidden", "query", "key", "value"]
+
+
+class StateKey(NamedTuple):
+    """One kind of vector of one layer; layer 0 is the embedding output, which has hidden states alone."""
+
+    kind: StateKind
+    layer: int
+
+
 @dataclass(frozen=True)
 class SignalRequest:
     """What objectives ask of a teacher; requests of several objectives are joined with `|`.
 
-    `top_k` 0 means that no distribution is wanted. `temperatures` lists those besides 1 whose log-partition is needed.
-    Layer 0 is the embedding output.
+    Of the teacher's distribution at the masked positions, or with `at_all_tokens` at every token: the `top_k` most
+    probable ids (0: none), the log-partition at `temperatures` besides 1, `draws` ids drawn at random with replacement
+    (0: none), and with `head_states` what its decoder reads. `states`: vectors of every token, ascending.
+    `sentence_vectors`: the mean of the last hidden states of each row.
     """
 
     top_k: int = 0
     temperatures: tuple[float, ...] = ()
-    hidden_layers: tuple[int, ...] = ()
+    draws: int = 0
+    head_states: bool = False
+    at_all_tokens: bool = False
+    states: tuple[StateKey, ...] = ()
+    sentence_vectors: bool = False
 
     def __or__(self, other: SignalRequest) -> SignalRequest:
         return SignalRequest(
             top_k=max(self.top_k, other.top_k),
             temperatures=tuple(sorted({*self.temperatures, *other.temperatures})),
-            hidden_layers=tuple(sorted({*self.hidden_layers, *other.hidden_layers})),
+            draws=max(self.draws, other.draws),
+            head_states=self.head_states or other.head_states,
+            at_all_tokens=self.at_all_tokens or other.at_all_tokens,
+            states=tuple(sorted({*self.states, *other.states})),
+            sentence_vectors=self.sentence_vectors or other.sentence_vectors,
         )
+
+    def covers(self, other: SignalRequest) -> bool:
+        """Whether who has these signals has the `other` ones too."""
+        return self | other == self
 
     @property
     def needs_head(self) -> bool:
         """Whether the teacher's language-model head must run."""
-        return self.top_k > 0
+        return self.top_k > 0 or self.draws > 0 or self.head_states
 
     @property
     def needs_model(self) -> bool:
         """Whether the teacher must run at all; a tokenizer is enough for masked text alone."""
-        return self.needs_head or bool(self.hidden_layers)
+        return self.needs_head or bool(self.states) or self.sentence_vectors
 
 
 @dataclass(frozen=True)

@@ -70,18 +70,6 @@ class SamplingSection(Section):
     max_epochs: float = Field(default=100.0, gt=0.0)
 
 
-class CorpusSection(Section):
-    """Text of every language, and what makes rows of it."""
-
-    languages: dict[Language, LanguageSection] = Field(min_length=1)
-    held_out_share: float = Field(default=0.02, gt=0.0, le=0.5)
-    held_out_max_texts: Positive = 2000
-    max_length: int = Field(default=128, ge=8)
-    packing: bool = True
-    masking: MaskingSection = MaskingSection()
-    sampling: SamplingSection = SamplingSection()
-
-
 class ParallelSource(Section):
     """A table whose rows are translations: one column per language (`columns` maps language to column name)."""
 
@@ -94,3 +82,16 @@ class ParallelSource(Section):
 
     _files = field_validator("files", mode="before")(TextSource._one_file_is_a_list.__func__)  # type: ignore[attr-defined]
     _where = field_validator("where", mode="before")(TextSource._one_value_is_a_list.__func__)  # type: ignore[attr-defined]
+
+
+class CorpusSection(Section):
+    """Text of every language, and what makes rows of it; `parallel`: translations for the objective sentence-vectors."""
+
+    languages: dict[Language, LanguageSection] = Field(min_length=1)
+    held_out_share: float = Field(default=0.02, gt=0.0, le=0.5)
+    held_out_max_texts: Positive = 2000
+    max_length: int = Field(default=128, ge=8)
+    packing: bool = True
+    masking: MaskingSection = MaskingSection()
+    sampling: SamplingSection = SamplingSection()
+    parallel: tuple[ParallelSource, ...] = ()

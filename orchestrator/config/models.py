@@ -40,12 +40,20 @@ class TeacherSection(Section):
 
 
 class InitialisationSection(Section):
-    """Where a student's weights start: layers from a teacher by a map, embedding rows through the id map."""
+    """Where a student's weights start.
+
+    `layers`: at random, or from a teacher by `map`, a map of its own. `embedding`: at random, or the teachers' rows
+    through the id map, of equal widths by `copy`, of larger ones cut down by `svd`, or `mean`: a row for each token of
+    the student's from the mean of its pieces' rows in the teacher's tokenizer. `checkpoint`: a folder or a name on
+    the hub whose layers (by the map) and rows are taken in place of a teacher's. What is frozen stays as it starts.
+    """
 
     layers: Literal["random", "teacher"] = "random"
     map: LayerMapSpec = "uniform"
-    embedding: Literal["random", "teacher"] = "teacher"
+    embedding: Literal["random", "teacher", "copy", "mean", "svd"] = "teacher"
     teacher: Name | None = None
+    checkpoint: str | None = None
+    revision: str | None = None
 
 
 class VocabularySection(Section):

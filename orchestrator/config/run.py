@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.config.base import Language, Name, Positive, Section, Share
 from orchestrator.config.corpus import CorpusSection, ParallelSource
@@ -25,8 +25,13 @@ class RunSection(Section):
 
 
 class SignalsSection(Section):
-    """How what the teachers say is stored."""
+    """How what the teachers say reaches the students.
 
+    cache: stored before training. live: streamed to the students while they train, nothing on disk. hybrid: streamed
+    and stored in the first epoch, read afterwards. The same seed gives the same students in all three.
+    """
+
+    mode: Literal["cache", "live", "hybrid"] = "cache"
     hidden_codec: Literal["fp16", "int8"] = "int8"
     shard_megabytes: Positive = 64
 
@@ -49,7 +54,25 @@ class TrainingSection(Section):
     log_every: Positive = 10
     checkpoint_seconds: float = Field(default=120.0, gt=0.0)
     keep_checkpoints: Positive = 2
+    freeze: tuple[str, ...] = ()
     baseline: bool = True
+
+
+class PhaseSection(Section):
+    """A stage of training: `share` of the steps, with objectives of its own.
+
+    `progress` cuts the phase into one part per student layer m: `bottom-up`, layers 1 … m are matched (PKD, SID);
+    `layer-by-layer`, layer m alone, everything below it frozen (MobileBERT); `unfreeze-down`, the m top layers are
+    trained, everything below frozen (XtremeDistil). `freeze`: embedding, layers, layer-1 …, head. `learning_rate`:
+    this phase has a peak, a warm-up and a decay of its own; else the training's schedule goes on.
+    """
+
+    name: Name
+    share: float = Field(gt=0.0, le=1.0)
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    progress: Literal["none", "bottom-up", "layer-by-layer", "unfreeze-down"] = "none"
+    freeze: tuple[str, ...] = ()
+    learning_rate: float | None = Field(default=None, gt=0.0)
 
 
 class EvaluationSection(Section):
@@ -75,7 +98,7 @@ class ClusterSection(Section):
 
 
 class RunConfig(Section):
-    """An orch.yaml, read and checked."""
+    """An orch.yaml, read and checked: `objectives` for the whole training, or `phases` with their own."""
 
     run: RunSection = RunSection()
     corpus: CorpusSection
@@ -85,8 +108,20 @@ class RunConfig(Section):
     groups: dict[Name, tuple[Language, ...]] = Field(default_factory=dict)
     students: dict[Name, StudentSection] = Field(default_factory=dict)
     share: ShareSection = ShareSection()
-    objectives: tuple[Objective, ...] = Field(min_length=1)
+    objectives: tuple[Objective, ...] = ()
+    phases: tuple[PhaseSection, ...] = ()
     signals: SignalsSection = SignalsSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _objectives_or_phases(self) -> RunConfig:
+        if bool(self.objectives) == bool(self.phases):
+            raise ValueError("give either 'objectives' or 'phases' (or a 'recipe', which has one of them)")
+        total = sum(phase.share for phase in self.phases)
+        if self.phases and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares of 'phases' make {total:g} together; they must make 1")
+        if len({phase.name for phase in self.phases}) != len(self.phases):
+            raise ValueError("two of 'phases' have one name")
+        return self
