@@ -73,7 +73,7 @@ def masked_states(encoder: Encoder, rows: TokenRows, masked: Int64, *, pad: int)
         which = np.repeat(begin[batch] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
         column = masked[which] - rows.first[batch][place]
         ids, attention = rows.padded(batch, pad=pad, device=device)
-        last = encoder(ids, attention, layers=()).last
+        last = encoder(ids, attention, states=()).last
         states.append(encoder.head_states(last[torch.from_numpy(place), torch.from_numpy(column)]).float())
         order.append(which)
     back = np.argsort(np.concatenate(order))
@@ -86,12 +86,12 @@ def mean_vectors(
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
     """The mean over the tokens of each row, special tokens included and padding not, of every layer: [S, R, D]."""
     device = encoder.word_embeddings.weight.device
-    layers = tuple(range(encoder.depth + 1))
+    layers = [StateKey("hidden", layer) for layer in range(encoder.depth + 1)]
     vectors = np.empty((len(layers), len(rows.first), encoder.width), np.float32)
     for batch in rows.batches():
         ids, attention = rows.padded(batch, pad=pad, device=device)
-        hidden = encoder(ids, attention, layers=layers).hidden
+        states = encoder(ids, attention, states=layers).states
         weight = (attention / attention.sum(dim=1, keepdim=True)).float()
         for layer in layers:
-            vectors[layer, batch] = torch.einsum("bl,bld->bd", weight, hidden[layer].float()).cpu().numpy()
+            vectors[layer.layer, batch] = torch.einsum("bl,bld->bd", weight, states[layer].float()).cpu().numpy()
     return vectors

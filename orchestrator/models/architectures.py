@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,31 @@ class ConfigKeys:
 
 
 @dataclass(frozen=True)
+class SeparateProjections:
+    """Where a layer keeps the linear maps that give queries, keys and values."""
+
+    query: str
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FusedProjection:
+    """Where a layer keeps one linear map for all three; `attention` then rotates queries and keys by position."""
+
+    attention: str
+    projection: str
+
+
+Projections: TypeAlias = SeparateProjections | FusedProjection
+
+
+@dataclass(frozen=True)
 class Base:
     """Parts of the encoder without head; None where an architecture has no such part."""
 
     layers: str
+    projections: Projections
     word_embeddings: str
     embedding_norm: str
     position_embeddings: str | None = None
@@ -60,6 +82,7 @@ class Architecture:
 
 _BERT_BASE = Base(
     layers="encoder.layer",
+    projections=SeparateProjections("attention.self.query", "attention.self.key", "attention.self.value"),
     word_embeddings="embeddings.word_embeddings",
     embedding_norm="embeddings.LayerNorm",
     position_embeddings="embeddings.position_embeddings",
@@ -81,6 +104,7 @@ _ROBERTA = Architecture(
     base_path="roberta",
     base=Base(
         layers=_BERT_BASE.layers,
+        projections=_BERT_BASE.projections,
         word_embeddings=_BERT_BASE.word_embeddings,
         embedding_norm=_BERT_BASE.embedding_norm,
         position_embeddings=_BERT_BASE.position_embeddings,
@@ -94,6 +118,7 @@ _DISTILBERT = Architecture(
     base_path="distilbert",
     base=Base(
         layers="transformer.layer",
+        projections=SeparateProjections("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         word_embeddings=_BERT_BASE.word_embeddings,
         embedding_norm=_BERT_BASE.embedding_norm,
         position_embeddings=_BERT_BASE.position_embeddings,
@@ -127,6 +152,7 @@ _MODERNBERT = Architecture(
     base_path="model",
     base=Base(
         layers="layers",
+        projections=FusedProjection("attn", "attn.Wqkv"),
         word_embeddings="embeddings.tok_embeddings",
         embedding_norm="embeddings.norm",
         final_norm="final_norm",

@@ -5,22 +5,22 @@ Shape legend: B rows, L tokens, D width, D' width of the decoder's input, V voca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from orchestrator.models.architectures import ARCHITECTURES, Architecture
+from orchestrator.models.hooks import keep_states
+from orchestrator.records import StateKey
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Hidden states of the layers that were asked for, and of the last one."""
+    """The states that were asked for, and the hidden states of the last layer."""
 
-    hidden: dict[int, Tensor]  # layer -> [B, L, D]
+    states: dict[StateKey, Tensor]  # [B, L, D]; of queries, keys and values the heads lie side by side
     last: Tensor  # [B, L, D]
 
 
@@ -69,6 +69,18 @@ class Encoder(nn.Module):
         return self.word_embeddings.num_embeddings
 
     @property
+    def num_heads(self) -> int:
+        """Attention heads of every layer."""
+        return int(getattr(self.model.config, self.architecture.config.heads))
+
+    def window(self, layer: int) -> int | None:
+        """How many positions apart tokens may be that look at each other in `layer` (1 … depth); None: any number."""
+        types = getattr(self.model.config, "layer_types", None)
+        if types is None or types[layer - 1] != "sliding_attention":
+            return None
+        return int(self.model.config.sliding_window)
+
+    @property
     def max_positions(self) -> int:
         """The longest row, in tokens, that the model can read."""
         config = self.model.config
@@ -98,7 +110,7 @@ class Encoder(nn.Module):
         input_ids: Tensor | None,
         attention_mask: Tensor,
         *,
-        layers: Collection[int],
+        states: Collection[StateKey],
         inputs_embeds: Tensor | None = None,
     ) -> EncoderOutput:
         """Run the encoder, keep only what is asked for.
@@ -106,27 +118,15 @@ class Encoder(nn.Module):
         Args:
             input_ids: int [B, L], padded on the right, or None when `inputs_embeds` is given.
             attention_mask: [B, L], 1 or true at tokens, 0 or false at padding.
-            layers: the layers to keep, 0 … depth.
+            states: what to keep: hidden states of layers 0 … depth; queries, keys and values of layers 1 … depth.
             inputs_embeds: [B, L, width of the word embeddings], in place of `input_ids`.
         """
-        assert all(0 <= layer <= self.depth for layer in layers), f"layers {layers} of an encoder of {self.depth}"
-        hidden: dict[int, Tensor] = {}
-        blocks = self.layers
-        handles: list[RemovableHandle] = []
-        for layer in layers:
-            if layer == 0:
-                handles.append(blocks[0].register_forward_pre_hook(_keep_input(hidden)))
-            elif layer < self.depth:
-                handles.append(blocks[layer - 1].register_forward_hook(_keep_output(hidden, layer)))
-        try:
+        assert all((key.kind != "hidden") <= key.layer <= self.depth for key in states), f"{states} of {self.depth}"
+        top = StateKey("hidden", self.depth)
+        with keep_states(self.layers, self.architecture.base.projections, {*states} - {top}) as kept:
             output = self.base(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)
-        finally:
-            for handle in handles:
-                handle.remove()
         last: Tensor = output.last_hidden_state
-        if self.depth in layers:
-            hidden[self.depth] = last
-        return EncoderOutput(hidden=hidden, last=last)
+        return EncoderOutput(states=kept | ({top: last} if top in states else {}), last=last)
 
     def head_states(self, last: Tensor) -> Tensor:
         """The head's transform (dense, activation, LayerNorm): [..., D] -> [..., D'].
@@ -145,20 +145,3 @@ def freeze(encoder: Encoder) -> Encoder:
     encoder.eval()
     encoder.requires_grad_(False)
     return encoder
-
-
-def _keep_input(hidden: dict[int, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hidden[0] = inputs[0]
-
-    return hook
-
-
-def _keep_output(
-    hidden: dict[int, Tensor], layer: int
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor | tuple[Tensor, ...]], None]:
-    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        # Some releases of transformers return a tuple from a layer.
-        hidden[layer] = output if isinstance(output, torch.Tensor) else output[0]
-
-    return hook

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from orchestrator.config.models import ShareSection
 from orchestrator.models.encoder import Encoder
+from orchestrator.records import StateKey
 from orchestrator.students.batches import Batch
 
 #: Students -> the parameters that they, and no others, train; under the parameters' names.
@@ -75,8 +76,9 @@ class StudentGroup(nn.Module):
         """One forward pass of one student; the head runs at the masked positions only."""
         encoder = self.encoder(name)
         weight = self.embedding_weight(name)
-        output = encoder(None, batch.attention_mask, layers=layers, inputs_embeds=F.embedding(batch.input_ids, weight))
-        hidden = {layer: states.flatten(0, 1)[batch.token_positions] for layer, states in output.hidden.items()}
+        keys = [StateKey("hidden", layer) for layer in layers]
+        output = encoder(None, batch.attention_mask, states=keys, inputs_embeds=F.embedding(batch.input_ids, weight))
+        hidden = {key.layer: states.flatten(0, 1)[batch.token_positions] for key, states in output.states.items()}
         tied = encoder.decoder_weight is encoder.word_embeddings.weight
         return StudentOutput(
             hidden=hidden,
