@@ -6,7 +6,7 @@ V vocabulary (T teacher's, S student's), D width. Flat positions index the [B·L
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from orchestrator.errors import StoreError
 from orchestrator.records import Array, HiddenCodec, Int64, SignalRequest
 from orchestrator.signals.codecs import decode_hidden
 from orchestrator.signals.schema import hidden_table, logsumexp_column
-from orchestrator.signals.store import Store
 from orchestrator.students.ids import IdMap
-from orchestrator.students.rows import RowIndex, index_rows
+from orchestrator.students.rows import Window, index_rows
+from orchestrator.students.source import Asked, Source
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,45 @@ class Batch:
 
 
 class BatchReader:
-    """Gathers any rows of one language from a store; stateless, so the same rows always give the same batch.
+    """Gathers any rows of a window of one language; the same rows of the same units always give the same batch.
 
-    Every array of a batch is a copy: the maps of the store cannot be written to, and torch would not know.
+    Every array of a batch is a copy: the tables cannot be written to, and torch would not know.
     """
 
-    def __init__(self, store: Store, language: str, *, ids: IdMap, request: SignalRequest) -> None:
-        """`request`: what the student reads, which may be less than the store holds."""
-        if store.request | request != store.request | SignalRequest():
+    def __init__(self, source: Source, language: str, *, ids: IdMap, request: SignalRequest) -> None:
+        """`request`: what the student reads, which may be less than the source has."""
+        if not source.request.covers(request):
             raise StoreError(
-                f"{store.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
+                f"{source.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
             )
-        self.language, self.request = language, request
-        self.rows: RowIndex = index_rows(store, language)
-        self._ids, self._codec = ids, store.codec
-        wanted = ["tokens", "masked", *map(hidden_table, request.hidden_layers)]
-        self._shards = {
-            unit.index: store.shard(unit.index, wanted) for unit in store.units if unit.language == language
-        }
-        for index, tables in self._shards.items():
-            ids.check(tables["tokens"]["input_id"], where=f"{store.folder}, shard {index}")
-            ids.check(tables["masked"]["label_id"], where=f"{store.folder}, shard {index}")
+        self.language, self.request, self.sizes = language, request, source.sizes(language)
+        self._source, self._ids, self._codec = source, ids, source.codec
+        self._tables = ("texts", "tokens", "masked", *map(hidden_table, request.hidden_layers))
+        self._checked: set[int] = set()
 
-    def batch(self, rows: Int64) -> Batch:
-        """The batch of these rows (ordered by shard, which no loss depends on)."""
-        rows = rows[np.argsort(self.rows.shard[rows], kind="stable")]
+    def ask(self, unit: int) -> Asked:
+        """Ask for what the student reads of a unit; returns at once."""
+        return self._source.ask(unit, self._tables)
+
+    def open(self, units: Sequence[Asked]) -> Window:
+        """The window of these units, waited for; StoreError when their ids belong to another tokenizer."""
+        shards = {asked.unit: asked.tables() for asked in units}
+        for unit in shards.keys() - self._checked:
+            where = f"{self._source.folder}, shard {unit}"
+            self._ids.check(shards[unit]["tokens"]["input_id"], where=where)
+            self._ids.check(shards[unit]["masked"]["label_id"], where=where)
+            self._checked.add(unit)
+        return Window(index_rows(shards), shards)
+
+    def batch(self, window: Window, rows: Int64) -> Batch:
+        """The batch of these rows (ordered by unit, which no loss depends on)."""
+        index = window.rows
+        rows = rows[np.argsort(index.shard[rows], kind="stable")]
         parts = [
-            self._gather(shard, rows[self.rows.shard[rows] == shard]) for shard in np.unique(self.rows.shard[rows])
+            self._gather(window, shard, rows[index.shard[rows] == shard]) for shard in np.unique(index.shard[rows])
         ]
-        lengths = self.rows.num_tokens[rows].astype(np.int64)
-        num_masked = self.rows.num_masked[rows].astype(np.int64)
+        lengths = index.num_tokens[rows].astype(np.int64)
+        num_masked = index.num_masked[rows].astype(np.int64)
         longest = int(lengths.max())
         token_positions = _ranges(np.arange(len(rows)) * longest, lengths)
 
@@ -130,15 +139,15 @@ class BatchReader:
             hidden={layer: _hidden(parts, layer, self._codec) for layer in self.request.hidden_layers},
         )
 
-    def _gather(self, shard: int, rows: Int64) -> dict[str, Array]:
-        tables = self._shards[int(shard)]
-        tokens = _ranges(self.rows.first_token[rows], self.rows.num_tokens[rows].astype(np.int64))
-        num_masked = self.rows.num_masked[rows].astype(np.int64)
-        masked = _ranges(self.rows.first_masked[rows], num_masked)
+    def _gather(self, window: Window, shard: int, rows: Int64) -> dict[str, Array]:
+        index, tables = window.rows, window.shards[int(shard)]
+        tokens = _ranges(index.first_token[rows], index.num_tokens[rows].astype(np.int64))
+        num_masked = index.num_masked[rows].astype(np.int64)
+        masked = _ranges(index.first_masked[rows], num_masked)
         part: dict[str, Array] = {
             "input_id": tables["tokens"]["input_id"][tokens],
             "label_id": tables["masked"]["label_id"][masked],
-            "masked_token": tables["masked"]["token"][masked] - np.repeat(self.rows.first_token[rows], num_masked),
+            "masked_token": tables["masked"]["token"][masked] - np.repeat(index.first_token[rows], num_masked),
         }
         if self.request.top_k:
             names = ["topk_ids", "topk_logprobs", *map(logsumexp_column, (1.0, *self.request.temperatures))]

@@ -44,7 +44,7 @@ class _State(BaseModel):
     step: int
     tokens: int
     seconds: float
-    cursor: dict[str, tuple[int, int]]
+    cursor: dict[str, tuple[int, int, int]]
     files: dict[str, str]  # file name -> xxh3-128
     checksum: str = ""  # of all the above
 

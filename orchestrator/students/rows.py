@@ -1,29 +1,29 @@
-"""All rows that one student can read of one language, and the order in which it reads them.
+"""The rows of a window of units, and the order in which a student reads a language: units, windows of them, batches.
 
 Shape legend: R rows, N tokens, M masked positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.errors import StoreError
-from orchestrator.records import Array, Int32, Int64
-from orchestrator.signals.store import Store
+from orchestrator.records import Array, Int32, Int64, Tables
+from orchestrator.students.source import UnitSize
 
-#: Rows of one window are sorted by length before they are cut into batches, so that little padding is computed.
+#: A window has at least so many rows where the language has them. They are sorted by length before they are cut into
+#: batches, so that little padding is computed.
 _WINDOW_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class RowIndex:
-    """Where every row of a language lies in a store; all arrays are [R]."""
+    """Where every row of a window lies; all arrays are [R]."""
 
-    shard: Int32
-    first_token: Int64
+    shard: Int32  # the unit
+    first_token: Int64  # in the unit's tables, as are the others
     num_tokens: Int32
     first_masked: Int64
     num_masked: Int32
@@ -31,30 +31,24 @@ class RowIndex:
     def __len__(self) -> int:
         return len(self.shard)
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of all rows."""
-        return int(self.num_tokens.sum(dtype=np.int64))
+
+@dataclass(frozen=True)
+class Window:
+    """Units that are read together: their rows, and their tables by unit."""
+
+    rows: RowIndex
+    shards: Mapping[int, Tables]
 
 
-def index_rows(store: Store, language: str) -> RowIndex:
-    """Read the `texts` tables of a language's shards, in the order of the shards.
-
-    Raises:
-        StoreError: a shard of the language is missing or damaged, or there is no row at all.
-    """
-    shards = [unit.index for unit in store.units if unit.language == language]
-    tables = [store.shard(index, ["texts"])["texts"] for index in shards]
-    if sum(len(table["row_id"]) for table in tables) == 0:
-        raise StoreError(
-            f"{store.folder} holds no row of language '{language}'; give it text with corpus.languages.{language}.train"
-        )
+def index_rows(shards: Mapping[int, Tables]) -> RowIndex:
+    """The rows of the units' `texts` tables, in the order of the units."""
+    texts = [tables["texts"] for tables in shards.values()]
 
     def column(name: str) -> Array:
-        return np.concatenate([table[name] for table in tables])
+        return np.concatenate([table[name] for table in texts])
 
     return RowIndex(
-        shard=np.repeat(np.asarray(shards, np.int32), [len(table["row_id"]) for table in tables]),
+        shard=np.repeat(np.asarray([*shards], np.int32), [len(table["row_id"]) for table in texts]),
         first_token=column("first_token").astype(np.int64),
         num_tokens=column("num_tokens").astype(np.int32),
         first_masked=column("first_masked").astype(np.int64),
@@ -79,25 +73,41 @@ def seed_for(*key: int | str) -> int:
     return int(generator(*key).integers(1 << 62))
 
 
-def epoch_batches(
-    rows: RowIndex, *, tokens_per_batch: int, seed: int, student: str, language: str, epoch: int
-) -> list[Int64]:
-    """The batches of one epoch: every row exactly once, rows of similar length together, in random order.
+def epoch_windows(sizes: Sequence[UnitSize], *, seed: int, language: str, epoch: int) -> list[tuple[int, ...]]:
+    """The windows of one epoch: every unit exactly once, in random order, cut where a window has rows enough.
 
-    A pure function of its arguments. Each batch is an array of row numbers; rows × longest row ≤ `tokens_per_batch`
-    (a single longer row is a batch of its own).
+    A pure function of its arguments. No student is among them: those that read a language side by side want the same
+    units at about the same time.
     """
-    random = generator("batches", seed, student, language, epoch)
-    order = random.permutation(len(rows))
+    windows: list[tuple[int, ...]] = []
+    units: list[int] = []
+    rows = 0
+    for at in generator("units", seed, language, epoch).permutation(len(sizes)):
+        units.append(sizes[at].index)
+        rows += sizes[at].num_rows
+        if rows >= _WINDOW_ROWS:
+            windows.append(tuple(units))
+            units, rows = [], 0
+    return [*windows, tuple(units)] if units else windows
+
+
+def window_batches(
+    num_tokens: Int32, *, tokens_per_batch: int, seed: int, student: str, language: str, epoch: int, window: int
+) -> list[Int64]:
+    """The batches of one window: every row exactly once, rows of similar length together, in random order.
+
+    A pure function of its arguments; `num_tokens` [R] are the lengths of its rows. Each batch is an array of row
+    numbers; rows × longest row ≤ `tokens_per_batch` (a single longer row is a batch of its own).
+    """
+    random = generator("batches", seed, student, language, epoch, window)
+    order = random.permutation(len(num_tokens))
+    order = order[np.argsort(-num_tokens[order], kind="stable")]
     batches: list[Int64] = []
-    for start in range(0, len(order), _WINDOW_ROWS):
-        window = order[start : start + _WINDOW_ROWS]
-        window = window[np.argsort(-rows.num_tokens[window], kind="stable")]
-        at = 0
-        while at < len(window):
-            size = max(1, tokens_per_batch // int(rows.num_tokens[window[at]]))
-            batches.append(window[at : at + size])
-            at += size
+    at = 0
+    while at < len(order):
+        size = max(1, tokens_per_batch // int(num_tokens[order[at]]))
+        batches.append(order[at : at + size])
+        at += size
     return [batches[i] for i in random.permutation(len(batches))]
 
 

@@ -1,4 +1,4 @@
-"""The batches of a student, step after step: languages drawn, epochs turned, the next steps made ready in a thread."""
+"""The batches of a student, step after step: languages drawn, windows and epochs turned, the next ones made ready."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.records import Int64
 from orchestrator.students.batches import Batch, BatchReader
-from orchestrator.students.rows import epoch_batches, language_draws
+from orchestrator.students.rows import Window, epoch_windows, language_draws, window_batches
+from orchestrator.students.source import Asked
 
-#: language -> (epoch, index of the next batch in it)
-Cursor: TypeAlias = dict[str, tuple[int, int]]
+#: Where the reading of a language stands: epoch, window in it, index of the next batch in that.
+Place: TypeAlias = tuple[int, int, int]
+#: language -> its place
+Cursor: TypeAlias = dict[str, Place]
 #: What becomes of a batch before training sees it.
 Ready = TypeVar("Ready")
 
@@ -39,43 +42,84 @@ class StudentStream:
     def __init__(self, spec: StreamSpec, readers: Mapping[str, BatchReader], *, cursor: Cursor | None = None) -> None:
         """`readers`: language -> its reader; `cursor`: where to go on, None at the start."""
         self.spec, self.readers = spec, readers
-        self.cursor: Cursor = dict(cursor) if cursor else dict.fromkeys(readers, (0, 0))
-        self._epochs: dict[str, tuple[int, list[Int64]]] = {}
+        places = cursor or dict.fromkeys(readers, (0, 0, 0))
+        self._languages = {language: _Reading(spec, reader, places[language]) for language, reader in readers.items()}
 
     @property
-    def longest_row(self) -> int:
-        """Tokens of the longest row of any language."""
-        return max(int(reader.rows.num_tokens.max()) for reader in self.readers.values())
+    def cursor(self) -> Cursor:
+        """Where the reading of each language stands."""
+        return {language: reading.place for language, reading in self._languages.items()}
 
     def step(self, step: int) -> list[Batch]:
         """The `accumulation` micro-batches of a step, each of one language; moves the cursor."""
+        for reading in self._languages.values():
+            reading.ask_ahead()
         spec = self.spec
         draws = language_draws(spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation)
-        return [self._next(language) for language in draws]
+        return [self._languages[language].batch() for language in draws]
 
-    def _next(self, language: str) -> Batch:
-        epoch, index = self.cursor[language]
-        batches = self._epoch(language, epoch)
-        if index >= len(batches):
-            epoch, index = epoch + 1, 0
-            batches = self._epoch(language, epoch)
-        self.cursor[language] = (epoch, index + 1)
-        return self.readers[language].batch(batches[index])
 
-    def _epoch(self, language: str, epoch: int) -> list[Int64]:
-        cached = self._epochs.get(language)
-        if cached is None or cached[0] != epoch:
-            batches = epoch_batches(
-                self.readers[language].rows,
-                tokens_per_batch=self.spec.tokens_per_batch,
-                seed=self.spec.seed,
-                student=self.spec.student,
-                language=language,
-                epoch=epoch,
+@dataclass(frozen=True)
+class _Opened:
+    """The window that is read."""
+
+    at: tuple[int, int]  # epoch, number in it
+    asked: list[Asked]  # held on to, so that who wants the same units gets these
+    window: Window
+    batches: list[Int64]
+
+
+class _Reading:
+    """One language of a student: the window that is read, and the one after it, which is asked for meanwhile.
+
+    No more than these two are held, and nothing more is asked for until the next one is begun.
+    """
+
+    def __init__(self, spec: StreamSpec, reader: BatchReader, place: Place) -> None:
+        self._spec, self._reader, self.place = spec, reader, place
+        self._now: _Opened | None = None
+        self._next: tuple[tuple[int, int], list[Asked]] | None = None
+
+    def ask_ahead(self) -> None:
+        """Ask for the window after the one that is read, or for the first."""
+        if self._next is None:
+            at = self.place[:2] if self._now is None else self._after(self._now.at)
+            self._next = (at, [self._reader.ask(unit) for unit in self._windows(at[0])[at[1]]])
+
+    def batch(self) -> Batch:
+        """The next batch; moves the place."""
+        at, index = self.place[:2], self.place[2]
+        now = self._open(at)
+        is_last = index + 1 == len(now.batches)
+        self.place = (*self._after(at), 0) if is_last else (*at, index + 1)
+        return self._reader.batch(now.window, now.batches[index])
+
+    def _open(self, at: tuple[int, int]) -> _Opened:
+        if self._now is None or self._now.at != at:
+            self.ask_ahead()
+            assert self._next is not None
+            assert self._next[0] == at
+            asked = self._next[1]
+            window = self._reader.open(asked)
+            batches = window_batches(
+                window.rows.num_tokens,
+                tokens_per_batch=self._spec.tokens_per_batch,
+                seed=self._spec.seed,
+                student=self._spec.student,
+                language=self._reader.language,
+                epoch=at[0],
+                window=at[1],
             )
-            cached = (epoch, batches)
-            self._epochs[language] = cached
-        return cached[1]
+            self._now, self._next = _Opened(at, asked, window, batches), None
+        return self._now
+
+    def _windows(self, epoch: int) -> list[tuple[int, ...]]:
+        language = self._reader.language
+        return epoch_windows(self._reader.sizes, seed=self._spec.seed, language=language, epoch=epoch)
+
+    def _after(self, at: tuple[int, int]) -> tuple[int, int]:
+        epoch, number = at
+        return (epoch, number + 1) if number + 1 < len(self._windows(epoch)) else (epoch + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -92,13 +136,13 @@ def steps_ahead(
     *,
     first_step: int,
     last_step: int,
-    prepare: Callable[[str, Batch], Ready],
+    prepare: Callable[[str, int, Batch], Ready],
     ahead: int = 2,
 ) -> Generator[Step[Ready], None, None]:
     """Steps `first_step` … `last_step` in order, read by a thread that stays at most `ahead` steps in front.
 
-    The streams belong to that thread until the iterator ends. `prepare` is handed the student's name and a batch in the
-    thread, to do there what the training should not wait for. What the thread raises is raised here; closing the
+    The streams belong to that thread until the iterator ends. `prepare` is handed the student's name, the step and a batch
+    in the thread, to do there what the training should not wait for. What the thread raises is raised here; closing the
     iterator stops the thread.
     """
     ready: queue.Queue[Step[Ready] | BaseException] = queue.Queue(maxsize=ahead)
@@ -113,8 +157,8 @@ def steps_ahead(
     def read() -> None:
         try:
             for number in range(first_step, last_step + 1):
-                batches = {name: [prepare(name, b) for b in stream.step(number)] for name, stream in streams.items()}
-                hand_over(Step(number, batches, {name: dict(stream.cursor) for name, stream in streams.items()}))
+                batches = {name: [prepare(name, number, b) for b in stream.step(number)] for name, stream in streams.items()}
+                hand_over(Step(number, batches, {name: stream.cursor for name, stream in streams.items()}))
                 if stop.is_set():
                     break
         except BaseException as error:  # also what is no Exception, or the other side would wait for ever

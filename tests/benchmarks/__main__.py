@@ -178,6 +178,7 @@ class Bench:
             share=run.config.share,
             alpha=0.7,
             max_epochs=100.0,
+            max_length=run.config.corpus.max_length,
             teachers={"big": TeacherFacts(run.config.teachers["big"], self.folder / "a", 12, 384)},
             vocabularies={"student": vocabulary},
             requests={group.students[0].name: {"big": request}},

@@ -154,7 +154,7 @@ def test_a_forward_pass_is_the_models_own(world: World, tmp_path: Path, architec
     """Positions, padding and head as in the exported model, in every architecture and either kind of attention."""
     job, built = make_group(world, tmp_path, ShareSection(), STUDENT.model_copy(update={"architecture": architecture}))
     reader = build_streams(job, built.vocabularies, cursors={})["bob"].readers["bb"]
-    batch = reader.batch(np.arange(12))
+    batch = reader.batch(whole(reader), np.arange(12))
     assert int(batch.attention_mask.sum()) < batch.attention_mask.numel()
     encoder = built.module.encoder("bob").eval()
     with torch.no_grad():

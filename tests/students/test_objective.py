@@ -54,7 +54,7 @@ def make_bench(
     job = make_job(world, root, spec, vocabulary=vocabulary)
     built = build_group(job)
     reader = build_streams(job, built.vocabularies, cursors={})["s"].readers[language]
-    return Bench(built, reader.batch, built.terms["s"][language])
+    return Bench(built, partial(reader.batch, whole(reader)), built.terms["s"][language])
 
 
 def step(bench: Bench, *micros: MicroBatch) -> tuple[float, dict[str, float], dict[str, Tensor]]:
