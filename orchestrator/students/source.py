@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from orchestrator.errors import StoreError
 from orchestrator.records import HiddenCodec, SignalRequest, Tables
 from orchestrator.signals.store import Store
 
 
-class UnitSize(NamedTuple):
+@dataclass(frozen=True)
+class UnitSize:
     """How much a unit holds; `index` is its number in the store."""
 
     index: int

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, Int64, SignalRequest, SpecialIds
+from orchestrator.records import Array, SignalRequest, SpecialIds
 from orchestrator.signals.codecs import decode_hidden
 from orchestrator.signals.schema import hidden_table
 from orchestrator.signals.store import Store
 from orchestrator.students.batches import Batch, BatchReader
 from orchestrator.students.ids import IdMap
-from tests.students.tiny import World
+from orchestrator.students.source import StoredSource
+from tests.students.tiny import World, whole
 from vocab_tools.mapping import open_vocabulary
 
 REQUEST = SignalRequest(top_k=8, temperatures=(2.0,), hidden_layers=(0, 3))
@@ -30,7 +31,7 @@ def make_reader(
 ) -> BatchReader:
     opened = open_vocabulary(world.vocabularies[vocabulary])
     ids = IdMap(opened.map(teacher), student_special=SPECIAL, student_size=opened.size, teacher_mask=MASK[teacher])
-    return BatchReader(world.stores[teacher], language, ids=ids, request=request)
+    return BatchReader(StoredSource(world.stores[teacher]), language, ids=ids, request=request)
 
 
 class StoredRow(NamedTuple):
@@ -79,8 +80,9 @@ def test_a_batch_is_what_the_store_holds(world: World, teacher: str, language: s
     table = open_vocabulary(world.vocabularies[vocabulary]).map(teacher)
     stored = list(stored_rows(world.stores[teacher], language))
     chosen = np.random.default_rng(0).permutation(len(stored))[:70]
-    batch = reader.batch(chosen)
-    in_order = [stored[row] for row in sorted(chosen, key=lambda row: reader.rows.shard[row])]  # sorted is stable
+    window = whole(reader)
+    batch = reader.batch(window, chosen)
+    in_order = [stored[row] for row in sorted(chosen, key=lambda row: window.rows.shard[row])]  # sorted is stable
 
     at_token = at_masked = num_random = num_missing = 0
     for b, row in enumerate(in_order):
@@ -144,12 +146,13 @@ def test_random_tokens_of_a_large_vocabulary_stay_spread_out() -> None:
 def test_a_row_is_the_same_in_every_batch(world: World) -> None:
     """Neither the other rows of a batch nor the order or number of readers changes what a row says."""
     reader = make_reader(world, "mixed", "aa", vocabulary="aa")
-    rows = np.random.default_rng(1).permutation(len(reader.rows))[:12]
-    together, again = reader.batch(rows), make_reader(world, "mixed", "aa", vocabulary="aa").batch(rows)
+    window = whole(reader)
+    rows = np.random.default_rng(1).permutation(len(window.rows))[:12]
+    together, again = reader.batch(window, rows), make_reader(world, "mixed", "aa", vocabulary="aa").batch(window, rows)
     for mine, other in zip(tensors_of(together), tensors_of(again), strict=True):
         assert torch.equal(mine, other)
-    alone = {int(row): reader.batch(np.asarray([row])) for row in rows}
-    for b, row in enumerate(sorted(rows, key=lambda row: reader.rows.shard[row])):
+    alone = {int(row): reader.batch(window, np.asarray([row])) for row in rows}
+    for b, row in enumerate(sorted(rows, key=lambda row: window.rows.shard[row])):
         single = alone[int(row)]
         length = single.num_tokens
         assert torch.equal(together.input_ids[b, :length], single.input_ids[0])
@@ -161,16 +164,17 @@ def test_a_row_is_the_same_in_every_batch(world: World) -> None:
 def test_batches_own_their_memory(world: World) -> None:
     """The maps of a store cannot be written to; a batch can be, and the store does not notice."""
     reader = make_reader(world, "mixed", "aa", vocabulary="full")
-    one_row: Int64 = np.asarray([3])
-    before = [tensor.clone() for tensor in tensors_of(reader.batch(one_row))]
-    for tensor in tensors_of(reader.batch(one_row)):
+    window, one_row = whole(reader), np.asarray([3])
+    before = [tensor.clone() for tensor in tensors_of(reader.batch(window, one_row))]
+    for tensor in tensors_of(reader.batch(window, one_row)):
         tensor.zero_()
-    for tensor, expected in zip(tensors_of(reader.batch(one_row)), before, strict=True):
+    for tensor, expected in zip(tensors_of(reader.batch(window, one_row)), before, strict=True):
         assert torch.equal(tensor, expected)
 
 
 def test_only_what_is_asked_for_is_read(world: World) -> None:
-    batch = make_reader(world, "mixed", "aa", vocabulary="aa", request=SignalRequest()).batch(np.arange(4))
+    reader = make_reader(world, "mixed", "aa", vocabulary="aa", request=SignalRequest())
+    batch = reader.batch(whole(reader), np.arange(4))
     assert batch.targets is None
     assert batch.hidden == {}
     opened = []
@@ -182,7 +186,8 @@ def test_only_what_is_asked_for_is_read(world: World) -> None:
             return store.shard(index, tables)  # type: ignore[arg-type]
 
     ids = IdMap(np.arange(300, dtype=np.int32), student_special=SPECIAL, student_size=300, teacher_mask=4)
-    BatchReader(Watched(store.folder, store._manifest), "aa", ids=ids, request=SignalRequest(hidden_layers=(2,)))
+    watched = StoredSource(Watched(store.folder, store._manifest))
+    whole(BatchReader(watched, "aa", ids=ids, request=SignalRequest(hidden_layers=(2,))))
     assert set(opened) == {"texts", "tokens", "masked", "hidden_02"}
 
 
@@ -197,8 +202,9 @@ def test_a_store_that_lacks_a_signal_is_refused(world: World, request_: SignalRe
 
 def test_ids_of_another_tokenizer_are_refused(world: World) -> None:
     ids = IdMap(np.arange(20, dtype=np.int32), student_special=SPECIAL, student_size=20, teacher_mask=4)
-    with pytest.raises(StoreError, match=r"vocabulary of 20.*build-vocab"):
-        BatchReader(world.stores["mixed"], "aa", ids=ids, request=SignalRequest())
+    reader = BatchReader(StoredSource(world.stores["mixed"]), "aa", ids=ids, request=SignalRequest())
+    with pytest.raises(StoreError, match=r"shard \d.*vocabulary of 20.*build-vocab"):
+        whole(reader)
 
 
 def tensors_of(batch: Batch) -> list[torch.Tensor]:

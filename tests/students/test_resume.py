@@ -123,7 +123,7 @@ def test_a_kill_while_saving_leaves_the_new_step_or_the_old_one(
 
     def save_step(step: int, disk: FaultyDisk) -> None:
         monkeypatch.setattr(storage, "disk", disk)
-        standing = Standing(step, 0.0, dict.fromkeys(names, step), {name: {"bb": (0, step)} for name in names})
+        standing = Standing(step, 0.0, dict.fromkeys(names, step), {name: {"bb": (0, 0, step)} for name in names})
         with suppress(Crash):
             save(job, parts, optimiser, standing)
 

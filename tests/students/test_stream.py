@@ -4,39 +4,72 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Int64
+from orchestrator.records import Int64, Tables
+from orchestrator.students import rows as rows_module
 from orchestrator.students.batches import Batch, BatchReader
-from orchestrator.students.rows import RowIndex, epoch_batches
-from orchestrator.students.stream import Step, StreamSpec, StudentStream, steps_ahead
+from orchestrator.students.rows import Window, epoch_windows, index_rows, window_batches
+from orchestrator.students.source import UnitSize
+from orchestrator.students.stream import Cursor, Step, StreamSpec, StudentStream, steps_ahead
+
+UNIT_ROWS = 4
+
+
+class FakeAsked:
+    """A unit of `UNIT_ROWS` rows or fewer, whose number and rows decide their lengths."""
+
+    def __init__(self, unit: int, num_rows: int) -> None:
+        self.unit, self.num_rows = unit, num_rows
+
+    def tables(self) -> Tables:
+        zeros = np.zeros(self.num_rows, np.int64)
+        names = ("row_id", "first_token", "first_masked", "num_masked")
+        lengths = 4 + (np.arange(self.num_rows) + self.unit) % 5
+        return {"texts": dict.fromkeys(names, zeros) | {"num_tokens": lengths}}
 
 
 class FakeReader:
-    """Gives the row numbers themselves as the batch."""
+    """Gives (unit, row of it) as numbers 100 · unit + row; notes what is asked for."""
 
-    def __init__(self, num_rows: int) -> None:
-        zeros = np.zeros(num_rows, np.int64)
-        lengths = (4 + np.arange(num_rows) % 5).astype(np.int32)
-        self.rows = RowIndex(zeros.astype(np.int32), zeros, lengths, zeros, zeros.astype(np.int32))
+    def __init__(self, language: str, num_rows: int) -> None:
+        self.language = language
+        counts = [min(UNIT_ROWS, num_rows - first) for first in range(0, num_rows, UNIT_ROWS)]
+        self.sizes = [UnitSize(unit, count, 6 * count) for unit, count in enumerate(counts)]
+        self.asked: list[int] = []
 
-    def batch(self, rows: Int64) -> Int64:
-        return rows
+    def ask(self, unit: int) -> FakeAsked:
+        self.asked.append(unit)
+        return FakeAsked(unit, self.sizes[unit].num_rows)
+
+    def open(self, units: Sequence[FakeAsked]) -> Window:
+        shards = {asked.unit: asked.tables() for asked in units}
+        return Window(index_rows(shards), shards)
+
+    def batch(self, window: Window, rows: Int64) -> Int64:
+        first = {shard: int(np.flatnonzero(window.rows.shard == shard)[0]) for shard in window.shards}
+        shards = window.rows.shard[rows]
+        return np.asarray([100 * int(s) + int(row) - first[int(s)] for s, row in zip(shards, rows, strict=True)])
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_WINDOW_ROWS", 2 * UNIT_ROWS)
 
 
 def make_stream(
-    *, student: str = "s", accumulation: int = 1, rows: dict[str, int] | None = None, cursor: object = None
+    *, student: str = "s", accumulation: int = 1, rows: dict[str, int] | None = None, cursor: Cursor | None = None
 ) -> StudentStream:
     sizes = rows or {"aa": 23, "bb": 11}
-    readers = {language: cast(BatchReader, FakeReader(size)) for language, size in sizes.items()}
+    readers = {language: cast(BatchReader, FakeReader(language, size)) for language, size in sizes.items()}
     shares = {language: size / sum(sizes.values()) for language, size in sizes.items()}
     spec = StreamSpec(student=student, seed=1, tokens_per_batch=16, accumulation=accumulation, shares=shares)
-    return StudentStream(spec, readers, cursor=cursor)  # type: ignore[arg-type]
+    return StudentStream(spec, readers, cursor=cursor)
 
 
 def read(stream: StudentStream, first: int, last: int) -> list[list[list[int]]]:
@@ -46,18 +79,37 @@ def read(stream: StudentStream, first: int, last: int) -> list[list[list[int]]]:
 
 def test_epochs_follow_each_other_and_each_reads_every_row_once() -> None:
     stream = make_stream(rows={"aa": 23})
-    spec = stream.spec
-    rows = stream.readers["aa"].rows
-    expected = [
-        list(batch)
-        for epoch in range(3)
-        for batch in epoch_batches(rows, tokens_per_batch=16, seed=1, student="s", language="aa", epoch=epoch)
-    ]
+    reader = cast(FakeReader, stream.readers["aa"])
+    expected: list[list[int]] = []
+    for epoch in range(3):
+        windows = epoch_windows(reader.sizes, seed=1, language="aa", epoch=epoch)
+        assert len(windows) == 3
+        for number, units in enumerate(windows):
+            window = reader.open([reader.ask(unit) for unit in units])
+            lengths = window.rows.num_tokens
+            usual = {"tokens_per_batch": 16, "seed": 1, "student": "s", "language": "aa"}
+            batches = window_batches(lengths, epoch=epoch, window=number, **usual)  # type: ignore[arg-type]
+            expected += [list(reader.batch(window, batch)) for batch in batches]
     found = [step[0] for step in read(stream, 1, len(expected))]
     assert found == expected
-    assert sorted(row for batch in found for row in batch) == sorted([*range(23)] * 3)
-    assert stream.cursor["aa"][0] == 2
-    assert spec.accumulation == 1
+    every_row = [100 * size.index + row for size in reader.sizes for row in range(size.num_rows)]
+    assert sorted(row for batch in found for row in batch) == sorted(every_row * 3)
+    assert stream.cursor["aa"] == (3, 0, 0)
+
+
+def test_one_window_ahead_is_asked_for_and_no_more() -> None:
+    stream = make_stream(rows={"aa": 40})
+    reader = cast(FakeReader, stream.readers["aa"])
+    windows = [w for epoch in range(3) for w in epoch_windows(reader.sizes, seed=1, language="aa", epoch=epoch)]
+    per_epoch = len(windows) // 3
+    assert per_epoch > 3
+    for step in range(1, 40):
+        epoch, number, _ = stream.cursor["aa"]
+        stream.step(step)
+        at = epoch * per_epoch + number
+        read, next_one = ([unit for window in windows[:end] for unit in window] for end in (at + 1, at + 2))
+        assert reader.asked in (read, next_one)
+    assert stream.cursor["aa"][0] == 1
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 7, 8, 30])
@@ -72,7 +124,7 @@ def test_each_micro_batch_is_of_one_language_by_the_draw() -> None:
     steps = read(make_stream(accumulation=3), 1, 50)
     assert all(len(step) == 3 for step in steps)
     cursor = make_stream().cursor
-    assert cursor == {"aa": (0, 0), "bb": (0, 0)}
+    assert cursor == {"aa": (0, 0, 0), "bb": (0, 0, 0)}
 
 
 def collect(streams: dict[str, StudentStream], first: int, last: int) -> list[Step[list[int]]]:

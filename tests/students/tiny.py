@@ -27,8 +27,10 @@ from orchestrator.records import BatchPlan, HiddenCodec, SignalRequest, Unit
 from orchestrator.signals.counting import token_counts
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
+from orchestrator.students.batches import BatchReader
 from orchestrator.students.job import GroupJob, TeacherFacts
 from orchestrator.students.requests import requested_signals
+from orchestrator.students.rows import Window
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
 from vocab_tools.build import VocabularySource, build_vocabulary
 
@@ -141,6 +143,7 @@ def make_job(
         share=share or ShareSection(),
         alpha=0.7,
         max_epochs=100.0,
+        max_length=MAX_LENGTH,
         teachers={name: world.facts[name] for name in names},
         vocabularies={one.origin: world.vocabularies[vocabulary or _usual_vocabulary(one)] for one in students},
         requests={one.name: {name: request_of(world, one, name) for name in names} for one in students},
@@ -159,6 +162,11 @@ def request_of(world: World, one: StudentSpec, teacher: str) -> SignalRequest:
         teacher_vocabulary=100,
         teacher_has_head=True,
     )
+
+
+def whole(reader: BatchReader) -> Window:
+    """All units of a reader's language as one window, in the order of the store."""
+    return reader.open([reader.ask(size.index) for size in reader.sizes])
 
 
 def with_training(job: GroupJob, **training: object) -> GroupJob:
