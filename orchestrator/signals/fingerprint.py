@@ -17,7 +17,7 @@ _LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides what a teacher says, but not which hidden layers are kept of it.
+    """Everything that decides what a teacher says, and nothing of what is kept of it.
 
     `parts` are plain JSON, nested as deep as is convenient; the order of keys means nothing.
     """

@@ -6,8 +6,10 @@ checksum of their own content. No path is ever taken from them: files are found 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
@@ -18,11 +20,17 @@ from orchestrator.config.base import Language, Name
 from orchestrator.errors import StoreError
 from orchestrator.records import HiddenCodec, SignalRequest, Unit
 from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.schema import TeacherSizes
 from orchestrator.storage import FileState, hash_bytes, read_bytes, write_bytes
 
 Hash: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-TableName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(texts|tokens|masked|hidden_[0-9]{2,3})$")]
+#: A number in it is a count, a layer or a temperature.
+_TABLE = (
+    r"texts|tokens|masked|sentence_vectors|(hidden|query|key|value)_[0-9]{2,3}"
+    r"|(head_states|(topk|draws|drawn)_[0-9]{3,7}|partition(_t[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?)?)(_all)?"
+)
+TableName: TypeAlias = Annotated[str, StringConstraints(pattern=rf"^({_TABLE})$", max_length=64)]
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 #: language -> [first, end) ranges of texts, ascending, joined where they touch
@@ -90,6 +98,11 @@ class Receipt(_Sealed):
     versions: dict[str, str]
 
 
+def is_table(name: str) -> bool:
+    """Whether format 1 has tables of this name."""
+    return re.fullmatch(_TABLE, name) is not None
+
+
 @lru_cache(16_384)
 def read_receipt(state: FileState) -> Receipt:
     """The receipt in this version of a file, parsed once in a process; StoreError when it is damaged."""
@@ -106,7 +119,7 @@ class Manifest(_Sealed):
     fingerprint: dict[str, JsonValue]
     request: SignalRequest
     codec: HiddenCodec
-    width: Annotated[int, Field(ge=1, lt=1 << 20)] | None
+    sizes: TeacherSizes | None
     languages: tuple[Language, ...]
     units: tuple[Unit, ...]
     receipts: dict[int, Hash] = Field(default_factory=dict)
@@ -117,8 +130,7 @@ class Manifest(_Sealed):
             raise ValueError(f"its fingerprint was altered: digest {self.digest} does not fit")
         if len(set(self.languages)) != len(self.languages):
             raise ValueError("a language is listed twice")
-        if self.request.top_k < 0 or any(not 0 <= layer < 1000 for layer in self.request.hidden_layers):
-            raise ValueError(f"{self.request} is out of bounds")
+        _check_bounds(self.request, self.sizes)
         for unit in self.units:
             if unit.teacher != self.teacher or unit.language not in self.languages:
                 raise ValueError(f"unit {unit.index} is of teacher '{unit.teacher}' and language '{unit.language}'")
@@ -131,32 +143,42 @@ class Manifest(_Sealed):
 
 
 def widened(stored: Manifest, asked: Manifest, folder: Path) -> Manifest:
-    """`stored` with the hidden layers of both; StoreError when anything but those sets them apart."""
-    request = stored.request | asked.request
-    width = stored.width if stored.width is not None else asked.width
-    ours = _frame(stored, stored.request, width)
-    theirs = _frame(asked, request, asked.width if asked.width is not None else width)
-    difference = Fingerprint(stored.fingerprint).difference(Fingerprint(asked.fingerprint)) or ours.difference(theirs)
+    """`stored` with the signals of both; StoreError when anything but what is asked for sets them apart."""
+    difference = Fingerprint(stored.fingerprint).difference(Fingerprint(asked.fingerprint))
+    difference = difference or _frame(stored).difference(_frame(asked))
     if difference:
         raise StoreError(f"the store {folder} {difference}; move it away, or put the configuration back")
-    if request == stored.request:
+    return with_request(stored, asked.request)
+
+
+def with_request(stored: Manifest, request: SignalRequest) -> Manifest:
+    """`stored` with the signals of `request` too; where that is more, its shards are no longer complete."""
+    if stored.request.covers(request):
         return stored
-    return stored.model_copy(update={"request": request, "width": width, "receipts": {}})
+    return stored.model_copy(update={"request": stored.request | request, "receipts": {}})
 
 
-def _frame(manifest: Manifest, request: SignalRequest, width: int | None) -> Fingerprint:
+def _frame(manifest: Manifest) -> Fingerprint:
     """What, beside the fingerprint, cannot change in a store that has shards."""
     return Fingerprint(
         {
             "teacher": manifest.teacher,
             "languages": manifest.languages,
             "hidden codec": manifest.codec,
-            "hidden size": width,
-            "top k": request.top_k,
-            "temperatures": request.temperatures,
+            "sizes": None if manifest.sizes is None else asdict(manifest.sizes),
             "texts": coverage(manifest.units),
         }
     )
+
+
+def _check_bounds(request: SignalRequest, sizes: TeacherSizes | None) -> None:
+    numbers = [request.top_k, request.draws, *(key.layer for key in request.states)]
+    layers = [key.layer for key in request.states if key.layer >= 1000 or (key.layer == 0 and key.kind != "hidden")]
+    cold = [temperature for temperature in request.temperatures if temperature <= 0]
+    if min(numbers) < 0 or max(numbers) >= 1 << 20 or layers or cold or request != SignalRequest() | request:
+        raise ValueError(f"{request} is out of bounds")
+    if sizes is not None and not all(0 < size < 1 << 30 for size in asdict(sizes).values()):
+        raise ValueError(f"{sizes} are out of bounds")
 
 
 def coverage(units: Sequence[Unit]) -> Coverage:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from orchestrator.errors import StoreError
 from orchestrator.records import Array, Int64, Tables
+from orchestrator.signals.draws import first_drawn, split_codes
+from orchestrator.signals.schema import RowKind, TeacherSizes, rows_of
 
 
 class Counts(NamedTuple):
@@ -18,12 +21,13 @@ class Counts(NamedTuple):
     masked: int
 
 
-def check_rows(tables: Tables, *, language: int) -> Counts:
+def check_rows(tables: Tables, *, language: int, sizes: TeacherSizes | None) -> Counts:
     """Counts of a shard whose rows are all of one language; StoreError says which table contradicts which.
 
-    Rows own consecutive tokens and masked positions without gaps, no (row_id, copy) stands twice, a masked position
-    lies within its own row and they ascend, ids are not negative, every probability is finite, and there are as many
-    hidden states as tokens.
+    `tables` are the three that say which rows there are, and any of the others. Rows own consecutive tokens and masked
+    positions without gaps, no (row_id, copy) stands twice, a masked position lies within its own row and they ascend,
+    every table has a row for each text, token or position, ids are those of the vocabulary, what is no vector is
+    finite, and the draws of every position are as many as they should be.
     """
     texts, masked = tables["texts"], tables["masked"]
     input_id, token = _whole(tables["tokens"]["input_id"]), _whole(masked["token"])
@@ -42,14 +46,12 @@ def check_rows(tables: Tables, *, language: int) -> Counts:
         raise StoreError("table 'masked' names tokens outside their row, or not in ascending order")
     if (input_id < 0).any() or (_whole(masked["label_id"]) < 0).any():
         raise StoreError("tables 'tokens' and 'masked' hold negative ids")
-    for name, column in masked.items():
-        if np.issubdtype(column.dtype, np.floating) and not np.isfinite(column).all():
-            raise StoreError(
-                f"column '{name}' of table 'masked' holds values that are not finite; the teacher overflowed"
-            )
     for name, columns in tables.items():
-        if name.startswith("hidden_") and len(columns["values"]) != counts.tokens:
-            raise StoreError(f"table '{name}' has {len(columns['values'])} rows for {counts.tokens} tokens")
+        _check_signal(name, columns, counts, sizes)
+        if name.startswith("draws_") and sizes is not None:
+            other = name.replace("draws_", "drawn_")
+            if other in tables:
+                _check_draws(columns["distinct"], tables[other]["code"], other, sizes)
     return counts
 
 
@@ -57,6 +59,38 @@ def repeats(row_id: Array, copy: Array) -> bool:
     """Whether any (row_id, copy) stands twice."""
     order = np.lexsort((copy, row_id))
     return bool(((np.diff(row_id[order]) == 0) & (np.diff(copy[order]) == 0)).any())
+
+
+def _check_signal(table: str, columns: Mapping[str, Array], counts: Counts, sizes: TeacherSizes | None) -> None:
+    expected: dict[RowKind, int] = {"text": counts.rows, "token": counts.tokens, "masked": counts.masked}
+    kind = rows_of(table)
+    if kind == "drawn":
+        return
+    for name, column in columns.items():
+        if len(column) != expected[kind]:
+            what = {"text": "rows", "token": "tokens", "masked": "masked positions"}[kind]
+            raise StoreError(f"table '{table}' has {len(column)} rows for {expected[kind]} {what}")
+        if name in ("topk_logprobs", "logsumexp") and not np.isfinite(column).all():
+            raise StoreError(
+                f"column '{name}' of table '{table}' holds values that are not finite; the teacher overflowed"
+            )
+    if "topk_ids" in columns and sizes is not None:
+        _check_ids(columns["topk_ids"], table, sizes)
+
+
+def _check_draws(distinct: Array, code: Array, table: str, sizes: TeacherSizes) -> None:
+    draws = int(table.split("_")[1])
+    if distinct.sum(dtype=np.int64) != len(code) or (distinct == 0).any():
+        raise StoreError(f"table '{table}' has {len(code)} rows where its 'draws' table counts others")
+    ids, counts = split_codes(code, draws=draws)
+    _check_ids(ids, table, sizes)
+    if len(distinct) and (np.add.reduceat(counts, first_drawn(distinct)) != draws).any():
+        raise StoreError(f"table '{table}' holds positions with more or fewer than {draws} draws")
+
+
+def _check_ids(ids: Array, table: str, sizes: TeacherSizes) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= sizes.vocab_size):
+        raise StoreError(f"table '{table}' holds ids outside the vocabulary, 0 to {sizes.vocab_size - 1}")
 
 
 def _check_spans(first: Int64, length: Int64, total: int, what: str) -> None:

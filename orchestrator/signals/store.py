@@ -24,9 +24,20 @@ from orchestrator import __version__
 from orchestrator.errors import OrchError, StoreError
 from orchestrator.records import HiddenCodec, SignalRequest, Tables, Unit
 from orchestrator.signals.fingerprint import Fingerprint
-from orchestrator.signals.manifest import MANIFEST, SHARDS, FileEntry, Manifest, Receipt, naming, read_receipt, widened
+from orchestrator.signals.manifest import (
+    MANIFEST,
+    SHARDS,
+    FileEntry,
+    Manifest,
+    Receipt,
+    is_table,
+    naming,
+    read_receipt,
+    widened,
+    with_request,
+)
 from orchestrator.signals.rows import Counts, check_rows
-from orchestrator.signals.schema import ROW_COLUMNS, Schema, table_columns
+from orchestrator.signals.schema import ROW_TABLES, Schema, TeacherSizes, table_columns
 from orchestrator.signals.tables import check_columns, read_table, write_table
 from orchestrator.signals.verify import verify
 from orchestrator.storage import file_state, make_folder, remove_temporaries
@@ -47,7 +58,7 @@ class Store:
         self._manifest = manifest
         self._units = {unit.index: unit for unit in manifest.units}
         #: table -> column -> (dtype, list size) of every shard
-        self.schema: Schema = table_columns(manifest.request, manifest.codec, manifest.width)
+        self.schema: Schema = table_columns(manifest.request, manifest.codec, manifest.sizes)
 
     @classmethod
     def create(
@@ -58,14 +69,15 @@ class Store:
         fingerprint: Fingerprint,
         request: SignalRequest,
         codec: HiddenCodec,
-        width: int | None,
+        sizes: TeacherSizes | None,
         languages: list[str],
         units: list[Unit],
     ) -> Self:
-        """Make the store in `folder`, or open it and widen its request by hidden layers that it does not hold yet.
+        """Make the store in `folder`, or open it and widen its request by signals that it does not hold yet.
 
-        A store that is there keeps its own units, which must cover the same texts. What killed writers left behind is
-        removed, so nobody may be writing. Raises StoreError when the store was made from something else.
+        `sizes`: of the teacher's model, None for a tokenizer alone. A store that is there keeps its own units, which
+        must cover the same texts. What killed writers left behind is removed, so nobody may be writing. Raises
+        StoreError when the store was made from something else.
         """
         with naming(folder / MANIFEST, problem="cannot be made", cure="this is a fault of the plan"):
             asked = Manifest(
@@ -74,7 +86,7 @@ class Store:
                 fingerprint=cast(dict[str, JsonValue], fingerprint.parts),  # plain since it was made
                 request=SignalRequest() | request,
                 codec=codec,
-                width=width,
+                sizes=sizes,
                 languages=tuple(languages),
                 units=tuple(units),
             )
@@ -122,9 +134,9 @@ class Store:
         return self._manifest.codec
 
     @property
-    def width(self) -> int | None:
-        """The teacher's hidden size; None where no hidden layer is stored."""
-        return self._manifest.width
+    def sizes(self) -> TeacherSizes | None:
+        """Of the teacher's model; None where it is a tokenizer alone."""
+        return self._manifest.sizes
 
     @property
     def languages(self) -> list[str]:
@@ -146,23 +158,32 @@ class Store:
         """The checksums of the receipts when `finish` was called last; empty before."""
         return dict(self._manifest.receipts)
 
+    def widened(self, request: SignalRequest) -> Self:
+        """This store as it would be if it held `request` too; nothing is written. To see what would be missing."""
+        return type(self)(self.folder, with_request(self._manifest, request))
+
     def missing(self) -> list[Unit]:
         """The units whose shard is not there, lacks a table, or has a receipt or file that cannot be right."""
-        return [unit for unit in self._manifest.units if self.schema.keys() - self._intact(unit).keys()]
+        return [unit for unit in self._manifest.units if self.lacking(unit)]
+
+    def lacking(self, unit: Unit) -> list[str]:
+        """The tables of the unit's shard that are yet to be written, in the order of the schema."""
+        there = self._intact(unit)
+        return [table for table in self.schema if table not in there]
 
     def write(self, unit: Unit, tables: Tables) -> Receipt:
         """Write those tables of the unit's shard that are not there, then its receipt, which is returned.
 
-        `tables` holds `texts`, `tokens`, `masked` and each hidden table that is missing, as `schema` says; of a table
-        that is there already only the columns that identify rows and positions are looked at. Raises StoreError when
-        the tables do not fit format 1, each other, or the rows that are there; StorageError when the disk refuses.
+        `tables` holds `texts`, `tokens`, `masked` and whatever is `lacking`, as `schema` says; of what is there already
+        only those three are looked at. Raises StoreError when the tables do not fit format 1, each other, or the rows
+        that are there; StorageError when the disk refuses.
         """
         if self._units.get(unit.index) != unit:
             raise StoreError(f"{unit} is not a unit of the store {self.folder}; plan again")
-        entries = self._intact(unit)
+        entries = {table: entry for table, entry in self._intact(unit).items() if table in self.schema}
         wanted = [table for table in self.schema if table not in entries]
         self._check_tables(unit, tables, wanted, entries)
-        counts = check_rows(tables, language=self.languages.index(unit.language))
+        counts = check_rows(tables, language=self.languages.index(unit.language), sizes=self.sizes)
         for table in wanted:
             entries[table] = write_table(self.table_path(unit.index, table), tables[table], self.schema[table])
         receipt = self.receipt(unit.index) if not wanted else None
@@ -180,13 +201,21 @@ class Store:
         return receipt
 
     def finish(self) -> None:
-        """List every receipt in the manifest; StoreError when a shard is missing."""
+        """List every receipt in the manifest, and remove tables that larger ones of the same signal replaced.
+
+        Raises StoreError when a shard is missing.
+        """
         missing = self.missing()
         if missing:
             raise StoreError(
                 f"{len(missing)} of {len(self._units)} shards of {self.folder} are missing, the first is shard"
                 f" {missing[0].index}; {_PRECOMPUTE} again"
             )
+        for index in self._units:
+            folder = self.receipt_path(index).with_suffix("")
+            for path in folder.glob("*.arrow"):
+                if path.stem not in self.schema and is_table(path.stem):
+                    path.unlink()
         checksums = {index: receipt.checksum for index, receipt in self.receipts().items()}
         self._manifest = _saved(self.folder, self._manifest.model_copy(update={"receipts": checksums}))
 
@@ -265,15 +294,15 @@ class Store:
 
     def _check_tables(self, unit: Unit, tables: Tables, wanted: list[str], entries: dict[str, FileEntry]) -> None:
         """What is to be written has the columns of format 1, and belongs to the very rows that are stored."""
-        for table in dict.fromkeys([*ROW_COLUMNS, *wanted]):
+        for table in dict.fromkeys([*ROW_TABLES, *wanted]):
             if table not in tables:
                 raise StoreError(f"unit {unit.index} of {self.folder} was handed over without table '{table}'")
         for table in wanted:
             check_columns(tables[table], self.schema[table], table=table)
-        for table in ROW_COLUMNS.keys() & entries.keys():
+        for table in ROW_TABLES.keys() & entries.keys():
             path = self.table_path(unit.index, table)
             stored = read_table(path, self.schema[table], entries[table])
-            if any(not np.array_equal(stored[name], tables[table][name]) for name in ROW_COLUMNS[table]):
+            if any(not np.array_equal(stored[name], tables[table][name]) for name in ROW_TABLES[table]):
                 raise StoreError(f"the rows of unit {unit.index} are not those in {path}; was the corpus changed?")
 
 

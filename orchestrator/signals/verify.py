@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.errors import OrchError
 from orchestrator.records import Array, Unit
-from orchestrator.signals.manifest import SHARDS
+from orchestrator.signals.manifest import SHARDS, is_table
 from orchestrator.signals.rows import check_rows, repeats
 from orchestrator.signals.tables import read_table
 
@@ -57,7 +57,7 @@ def _problems_of_shard(store: Store, unit: Unit, identities: list[tuple[Array, A
     if len(tables) < len(store.schema):
         return
     try:
-        counts = check_rows(tables, language=store.languages.index(unit.language))
+        counts = check_rows(tables, language=store.languages.index(unit.language), sizes=store.sizes)
     except OrchError as error:
         yield f"{path}: {error}"
         return
@@ -67,12 +67,16 @@ def _problems_of_shard(store: Store, unit: Unit, identities: list[tuple[Array, A
 
 
 def _strangers(store: Store) -> Iterator[str]:
-    """Whatever lies among the shards and is neither a receipt nor a table of a unit."""
+    """Whatever lies among the shards and is neither a receipt nor a table of a unit.
+
+    Until all shards of a widened store are there, it keeps the tables that larger ones replace.
+    """
     known: set[Path] = set()
     for unit in store.units:
         receipt_path = store.receipt_path(unit.index)
         known |= {receipt_path, receipt_path.with_suffix("")}
         known |= {store.table_path(unit.index, table) for table in store.schema}
     for path in sorted((store.folder / SHARDS).rglob("*")):
-        if path not in known:
+        is_replaced = not store.finished and path.suffix == ".arrow" and path.parent in known and is_table(path.stem)
+        if path not in known and not is_replaced:
             yield f"{path} belongs to no shard of this store; remove it"

@@ -16,10 +16,10 @@ from orchestrator.errors import StorageError, StoreError
 from orchestrator.records import SignalRequest, Tables
 from orchestrator.signals import Store, count_receipts, store_folder
 from tests.faults.disks import Crash, CrashingDisk, FaultyDisk, RefusingDisk
-from tests.signals.samples import FINGERPRINT, contents, full_store, make_store, make_tables, units
+from tests.signals.samples import FINGERPRINT, contents, full_store, hidden, make_store, make_tables, units
 
-SMALL = SignalRequest(top_k=4, hidden_layers=(3,))
-LARGE = replace(SMALL, hidden_layers=(3, 7))
+SMALL = SignalRequest(top_k=4, states=hidden(3))
+LARGE = replace(SMALL, states=hidden(3, 7))
 PLAN = units(texts=1, per_shard=1)  # one shard of each of two languages
 
 
@@ -155,7 +155,7 @@ def test_a_disk_that_stays_full_loses_nothing_that_is_there(tmp_path: Path, monk
     store = full_store(tmp_path)
     before = contents(tmp_path)
     monkeypatch.setattr(storage, "disk", Full())
-    wide = replace(store.request, hidden_layers=(0, 3, 5))
+    wide = replace(store.request, states=hidden(0, 3, 5))
     with pytest.raises(StorageError, match=r"manifest.json cannot be written: the disk is full \([0-9.]+ MB free\)"):
         make_store(tmp_path, wide)
     assert contents(tmp_path) == before

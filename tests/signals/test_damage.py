@@ -57,7 +57,10 @@ def swap_with_another_shard(folder: Path, name: str) -> None:
 
 
 DAMAGES = [flip_a_bit, truncate, append, empty, remove, swap_with_another_shard]
-NAMES = [f"{TABLES}/{table}.arrow" for table in ("texts", "tokens", "masked", "hidden_00", "hidden_03")]
+NAMES = [
+    f"{TABLES}/{table}.arrow"
+    for table in ("texts", "tokens", "masked", "topk_004", "partition_t2", "hidden_00", "hidden_03")
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, f"{TABLES}.json"])
@@ -192,7 +195,7 @@ def test_a_receipt_with_other_counts(tmp_path: Path) -> None:
 
 def test_an_altered_fingerprint_no_longer_fits_the_folder(tmp_path: Path) -> None:
     store = full_store(tmp_path)
-    parts = {**FINGERPRINT.parts, "top_k": 8}
+    parts = {**FINGERPRINT.parts, "seed": 8}
     reseal(store.folder / "manifest.json", lambda m: m.update(fingerprint=parts, digest=Fingerprint(parts).digest))
     with pytest.raises(
         StoreError, match=rf"manifest.json was altered or is of another store.*bert-{FINGERPRINT.digest}"
@@ -206,7 +209,8 @@ def test_an_altered_fingerprint_no_longer_fits_the_folder(tmp_path: Path) -> Non
         ({"fingerprint": {}}, "its fingerprint was altered"),
         ({"format": 2}, "format: Input should be 1"),
         ({"codec": "int4"}, "codec: Input should be 'fp16' or 'int8'"),
-        ({"width": "96"}, "width: Input should be a valid integer"),
+        ({"sizes": {"width": "96", "head_width": 1, "vocab_size": 1}}, "sizes.width: Input should be a valid integer"),
+        ({"sizes": {"width": 0, "head_width": 1, "vocab_size": 1}}, "are out of bounds"),
         ({"password": "x"}, "password: Extra inputs are not permitted"),
         ({"teacher": "../../etc"}, "teacher: String should match pattern"),
         ({"languages": ["de", "de"]}, "a language is listed twice"),

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from orchestrator.errors import StoreError
-from orchestrator.records import SignalRequest, Tables, Unit
+from orchestrator.records import SignalRequest, StateKey, Tables, Unit
 from orchestrator.signals import Counts, Fingerprint, Store, as_tensor, count_receipts, find_store, store_folder
 from tests.signals.samples import (
+    EVERYTHING,
     FINGERPRINT,
     LANGUAGES,
     REQUEST,
-    WIDTH,
+    SIZES,
     contents,
     full_store,
+    hidden,
     make_store,
     make_tables,
     units,
@@ -40,7 +42,15 @@ def same(found: Tables, expected: Tables) -> bool:
 
 @pytest.mark.parametrize("codec", ["int8", "fp16"])
 @pytest.mark.parametrize(
-    "request_", [REQUEST, SignalRequest(), SignalRequest(hidden_layers=(1,)), SignalRequest(top_k=1)]
+    "request_",
+    [
+        REQUEST,
+        EVERYTHING,
+        replace(EVERYTHING, at_all_tokens=False),
+        SignalRequest(),
+        SignalRequest(states=hidden(1)),
+        SignalRequest(top_k=1),
+    ],
 )
 def test_what_is_written_is_read(tmp_path: Path, codec: str, request_: SignalRequest) -> None:
     store = make_store(tmp_path, request_, codec)
@@ -55,7 +65,7 @@ def test_what_is_written_is_read(tmp_path: Path, codec: str, request_: SignalReq
 def test_a_store_knows_what_it_was_made_with(tmp_path: Path) -> None:
     store = Store.open(make_store(tmp_path).folder)
     assert (store.teacher, store.fingerprint, store.request) == ("bert", FINGERPRINT, REQUEST)
-    assert (store.codec, store.width, store.languages, store.units) == ("int8", WIDTH, LANGUAGES, units())
+    assert (store.codec, store.sizes, store.languages, store.units) == ("int8", SIZES, LANGUAGES, units())
     assert store.folder.name == f"bert-{FINGERPRINT.digest}"
     assert not store.finished
 
@@ -117,7 +127,7 @@ def test_views_are_zero_copy_and_cannot_be_written(tmp_path: Path) -> None:
     tensor = as_tensor(values)
     assert tensor.data_ptr() == values.ctypes.data
     assert torch.equal(tensor, torch.tensor(make_tables(units()[0])["hidden_03"]["values"]))
-    assert as_tensor(store.shard(0)["masked"]["topk_logprobs"]).dtype == torch.float16
+    assert as_tensor(store.shard(0)["topk_004"]["topk_logprobs"]).dtype == torch.float16
 
 
 def test_only_the_tables_that_are_wanted_are_touched(tmp_path: Path) -> None:
@@ -143,12 +153,12 @@ def test_an_open_store_travels_to_another_process(tmp_path: Path) -> None:
 
 def test_hidden_layers_are_added_beside_what_is_there(tmp_path: Path) -> None:
     before = contents(full_store(tmp_path).folder)
-    store = make_store(tmp_path, replace(REQUEST, hidden_layers=(3, 7)))
-    assert store.request.hidden_layers == (0, 3, 7)
+    store = make_store(tmp_path, replace(REQUEST, states=hidden(3, 7)))
+    assert store.request.states == hidden(0, 3, 7)
     assert store.missing() == units()
     assert not store.finished
     for unit in units():
-        only_new = make_tables(unit, SignalRequest(hidden_layers=(7,)))  # no distribution, no other layer
+        only_new = make_tables(unit, SignalRequest(states=hidden(7)))  # no distribution, no other layer
         store.write(unit, only_new)
     store.finish()
     after = contents(store.folder)
@@ -160,31 +170,89 @@ def test_hidden_layers_are_added_beside_what_is_there(tmp_path: Path) -> None:
 
 def test_a_widened_store_is_the_one_that_was_asked_for_at_once(tmp_path: Path) -> None:
     full_store(tmp_path / "a")
-    wide = replace(REQUEST, hidden_layers=(0, 3, 7))
+    wide = replace(REQUEST, states=hidden(0, 3, 7))
     assert contents(full_store(tmp_path / "a", wide).folder) == contents(full_store(tmp_path / "b", wide).folder)
+
+
+def test_any_signal_is_added_beside_what_is_there(tmp_path: Path) -> None:
+    """One after the other, and each time only its own tables are asked for; the last state is that of all at once."""
+    steps = [
+        (SignalRequest(sentence_vectors=True), {"sentence_vectors"}),
+        (SignalRequest(draws=7), {"draws_007", "drawn_007"}),
+        (SignalRequest(top_k=4), {"topk_004"}),
+        (SignalRequest(top_k=4, temperatures=(2.0,)), {"partition", "partition_t2"}),
+        (SignalRequest(top_k=4, temperatures=(1.5,)), {"partition_t1.5"}),
+        (SignalRequest(head_states=True), {"head_states"}),
+        (SignalRequest(states=(StateKey("query", 2),)), {"query_02"}),
+    ]
+    full_store(tmp_path / "a", SignalRequest())
+    total = SignalRequest()
+    for request, tables in steps:
+        before = contents(make_store(tmp_path / "a", SignalRequest()).folder)
+        total |= request
+        store = make_store(tmp_path / "a", request)
+        assert store.request == total
+        assert all(set(store.lacking(unit)) == tables for unit in units())
+        after = contents(full_store(tmp_path / "a", request).folder)
+        assert all(after[name] == data for name, data in before.items() if name.endswith(".arrow"))
+    assert after == contents(full_store(tmp_path / "b", total).folder)
+
+
+@pytest.mark.parametrize(
+    ("request_", "gone"),
+    [
+        (replace(REQUEST, top_k=8), {"topk_004"}),
+        (replace(REQUEST, at_all_tokens=True), {"topk_004", "partition", "partition_t2"}),
+    ],
+)
+def test_what_grows_replaces_its_table_when_all_of_it_is_there(
+    tmp_path: Path, request_: SignalRequest, gone: set[str]
+) -> None:
+    reader = full_store(tmp_path)
+    opened = reader.shard(1)
+    store = make_store(tmp_path, request_)
+    for unit in units():
+        store.write(unit, make_tables(unit, store.request))
+        assert Store.open(store.folder).verify() == [
+            f"{store.receipt_path(later.index)} lists no table '{table}'; run `orch precompute-teacher` again"
+            for later in units()[unit.index + 1 :]
+            for table in store.lacking(later)
+        ]
+    before = contents(store.folder)
+    store.finish()
+    after = contents(store.folder)
+    assert before.keys() - after.keys() == {f"shards/{i:06d}/{table}.arrow" for i in range(4) for table in gone}
+    assert store.verify() == []
+    assert after == contents(full_store(tmp_path / "b", request_).folder)
+    assert same(opened, make_tables(units()[1])), "what is open stays"
+
+
+def test_what_a_wider_store_would_lack_is_known_without_writing(tmp_path: Path) -> None:
+    before = contents(full_store(tmp_path).folder)
+    store = make_store(tmp_path)
+    wider = store.widened(SignalRequest(draws=7))
+    assert wider.missing() == units()
+    assert wider.lacking(units()[0]) == ["draws_007", "drawn_007"]
+    assert (store.missing(), store.widened(SignalRequest(top_k=2)).missing()) == ([], [])
+    assert contents(store.folder) == before
 
 
 def test_a_smaller_request_changes_nothing(tmp_path: Path) -> None:
     before = contents(full_store(tmp_path).folder)
-    store = make_store(tmp_path, SignalRequest(), width=None)
+    store = make_store(tmp_path, SignalRequest(top_k=2))
     assert (store.request, store.missing(), store.finished) == (REQUEST, [], True)
     assert contents(store.folder) == before
 
 
-def test_a_store_without_hidden_states_gets_its_width_later(tmp_path: Path) -> None:
-    assert make_store(tmp_path, SignalRequest(top_k=4), width=None).width is None
-    assert make_store(tmp_path, SignalRequest(hidden_layers=(1,))).width == WIDTH
-
-
 def test_a_reader_that_asked_for_less_is_not_disturbed(tmp_path: Path) -> None:
     reader = full_store(tmp_path)
-    full_store(tmp_path, replace(REQUEST, hidden_layers=(5,)))
+    full_store(tmp_path, replace(REQUEST, states=hidden(5)))
     assert same(reader.shard(0), make_tables(units()[0]))
 
 
 def test_added_layers_must_be_of_the_same_rows(tmp_path: Path) -> None:
     full_store(tmp_path)
-    store = make_store(tmp_path, replace(REQUEST, hidden_layers=(7,)))
+    store = make_store(tmp_path, replace(REQUEST, states=hidden(7)))
     for table, name in [("tokens", "input_id"), ("texts", "row_id"), ("masked", "label_id")]:
         tables = make_tables(units()[0], store.request)
         tables[table][name][0] += 1
@@ -197,13 +265,8 @@ def test_added_layers_must_be_of_the_same_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"request": replace(REQUEST, top_k=8)}, "was made with top k 4, the configuration asks 8"),
-        (
-            {"request": replace(REQUEST, temperatures=(3.0,))},
-            r"was made with temperatures \[2.0\], the configuration asks \[2.0,3.0\]",
-        ),
         ({"codec": "fp16"}, 'was made with hidden codec "int8", the configuration asks "fp16"'),
-        ({"width": 64}, "was made with hidden size 96, the configuration asks 64"),
+        ({"sizes": replace(SIZES, width=64)}, "was made with sizes width 96, the configuration asks 64"),
         ({"plan": units(texts=15)}, r"was made with texts de \[\[0,10\]\], the configuration asks \[\[0,15\]\]"),
     ],
 )
@@ -252,16 +315,17 @@ def test_units_and_tables_that_do_not_belong_here(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="without table 'hidden_03'"):
         store.write(unit, tables)
     tables = make_tables(unit)
-    tables["masked"]["topk_ids"] = tables["masked"]["topk_ids"].astype(np.int64)
-    with pytest.raises(StoreError, match=r"column 'topk_ids' of table 'masked' is int64 \[\d+, 4\] where int32"):
+    tables["topk_004"]["topk_ids"] = tables["topk_004"]["topk_ids"].astype(np.int64)
+    with pytest.raises(StoreError, match=r"column 'topk_ids' of table 'topk_004' is int64 \[\d+, 4\] where int32"):
         store.write(unit, tables)
-    tables = make_tables(unit, width=64)
+    tables = make_tables(unit, sizes=replace(SIZES, width=64))
     with pytest.raises(
         StoreError, match=r"column 'values' of table 'hidden_00' is int8 \[\d+, 64\] where int8 \[\d+, 96\]"
     ):
         store.write(unit, tables)
-    tables = make_tables(unit, replace(REQUEST, temperatures=()))
-    with pytest.raises(StoreError, match=r"table 'masked' has columns .* where .*logsumexp_t2 are wanted"):
+    tables = make_tables(unit)
+    del tables["topk_004"]["topk_ids"]
+    with pytest.raises(StoreError, match=r"table 'topk_004' has columns topk_logprobs where topk_ids, .* are wanted"):
         store.write(unit, tables)
     assert count_receipts(store.folder) == 0
     assert not list((store.folder / "shards").iterdir()), "nothing is written before everything is checked"
@@ -294,7 +358,7 @@ def test_the_store_of_a_configuration_is_found(tmp_path: Path) -> None:
 
 def test_the_nearest_store_is_named_with_what_differs(tmp_path: Path) -> None:
     near = Fingerprint({**FINGERPRINT.parts, "corpus": {"max_length": 64, "hash": "cd" * 16}})
-    far = Fingerprint({**near.parts, "weights": "00", "top_k": 8})
+    far = Fingerprint({**near.parts, "weights": "00", "seed": 8})
     for fingerprint in (near, far):
         make_store(tmp_path, fingerprint=fingerprint)
     damaged = tmp_path / f"bert-{'0' * 16}" / "manifest.json"
