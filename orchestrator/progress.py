@@ -135,12 +135,17 @@ def training_progress(run: Run) -> list[Progress]:
     from orchestrator.steps.exports import student_receipt
 
     return [
-        _student(run, student.name, student_receipt(run.students_folder / student.name) is not None)
+        _student(
+            run,
+            student.name,
+            shows_phase=len(student.phases) > 1,
+            is_exported=student_receipt(run.students_folder / student.name) is not None,
+        )
         for student in run.expanded.students
     ]
 
 
-def _student(run: Run, name: str, is_exported: bool) -> Progress:
+def _student(run: Run, name: str, *, shows_phase: bool, is_exported: bool) -> Progress:
     total = run.config.training.steps
     if is_exported:
         return Progress("train", name, total, total, "steps")
@@ -151,6 +156,8 @@ def _student(run: Run, name: str, is_exported: bool) -> Progress:
     step, tokens, rate = (_number(rows[-1], key) for key in ("step", "tokens", "tokens_per_second"))
     terms = rows[-1].get("terms")
     detail = " ".join(f"{name} {value:.3f}" for name, value in terms.items()) if isinstance(terms, dict) else ""
+    if shows_phase:
+        detail = f"{rows[-1].get('phase')}: {detail}"
     done = min(int(step), total - 1)  # what is not exported is not done
     before = _number(rows[-2], "tokens") if len(rows) > 1 else 0.0
     if not rate or not step or _is_stale(path.stat().st_mtime, (tokens - before) / rate):

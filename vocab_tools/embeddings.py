@@ -96,6 +96,45 @@ def carry_embeddings(
     return result
 
 
+def carry_bias(
+    biases: Mapping[str, npt.NDArray[np.floating]],
+    maps: Mapping[str, Int32],
+    *,
+    size: int,
+    priority: Sequence[str],
+    pieces: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
+) -> Float32:
+    """The decoder's bias of a student, float32 [V = size]: to each token that of the row which it got.
+
+    `biases` [V_t] are the teachers' decoders'; everything else is as in `carry_embeddings`. A softmax does not feel a
+    constant, so each further teacher is shifted to agree with the tokens that have a value already, on those that it
+    shares or else on all. Tokens of nobody get the mean of the others.
+    """
+    result = np.zeros(size, dtype=np.float32)
+    known = np.zeros(size, dtype=np.bool_)
+    shifts: dict[str, float] = {}
+    for name in priority:
+        old, new = _mapped(maps[name], len(biases[name]))
+        if not len(old):
+            continue
+        values = np.asarray(biases[name][old], dtype=np.float64)
+        shared = known[new]
+        if shared.any():
+            shifts[name] = float(result[new[shared]].mean() - values[shared].mean())
+        else:
+            shifts[name] = float(result[known].mean() - values.mean()) if known.any() else 0.0
+        result[new[~shared]] = values[~shared] + shifts[name]
+        known[new] = True
+    for name, shift in shifts.items():
+        for token, ids in (pieces or {}).get(name, {}).items():
+            if ids and not known[token]:
+                result[token] = np.asarray(biases[name][list(ids)], dtype=np.float64).mean() + shift
+                known[token] = True
+    if known.any():
+        result[~known] = result[known].mean()
+    return result
+
+
 def mean_over_pieces(matrix: npt.NDArray[np.floating], pieces: Sequence[Sequence[int]]) -> Float32:
     """For each token that a teacher cuts into pieces, the mean of their rows: float32 [len(pieces), D_t].
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from orchestrator.config.base import nearest
-from orchestrator.config.models import StudentSection, StudentTemplate
+from orchestrator.config.models import InitialisationSection, StudentSection, StudentTemplate
 from orchestrator.config.objectives import MaskedLMObjective, Objective
+from orchestrator.config.phases import PhaseSpec, distinct_objectives, make_phases, whole_training
 from orchestrator.config.run import RunConfig, Setup
 from orchestrator.errors import ConfigError
 
@@ -23,8 +24,13 @@ class StudentSpec:
     template: StudentTemplate
     languages: tuple[str, ...]
     teachers: dict[str, str]  # language -> the teacher that answers for it
-    objectives: tuple[Objective, ...]
+    phases: tuple[PhaseSpec, ...]  # one at least, one after the other
     origin: str  # decides vocabulary and order of batches: its own name, or its twin's for a baseline
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives of all phases, each once."""
+        return distinct_objectives(self.phases)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class GroupSpec:
 
     name: str
     students: tuple[StudentSpec, ...]
+
+    @property
+    def phases(self) -> tuple[PhaseSpec, ...]:
+        """The names, steps and rates of the phases, which its students have in common; the rest is the first one's."""
+        return self.students[0].phases
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def expand(config: RunConfig, *, setup: Setup | None = None) -> ExpandedRun:
     sections = _sections(config, chosen)
     groups = _groups(config, sections)
     if config.training.baseline:
-        groups += tuple(_twin(group) for group in groups if any(map(_has_teacher, group.students)))
+        groups += tuple(_twin(group, config) for group in groups if any(map(_has_teacher, group.students)))
     return ExpandedRun(config=config, setup=chosen, groups=groups)
 
 
@@ -113,6 +124,8 @@ def _groups(config: RunConfig, sections: dict[str, StudentSection]) -> tuple[Gro
         members[section.group or ("together" if sharing and len(sections) > 1 else name)].append(spec)
     for part in config.share.parts:
         _check_shared(part, members)
+    for group, students in members.items():
+        _check_progress(config, group, students)
     return tuple(GroupSpec(name=name, students=tuple(students)) for name, students in members.items())
 
 
@@ -134,22 +147,30 @@ def _spec(config: RunConfig, name: str, section: StudentSection, answering: dict
             named = _only(config, language, answering[language])
         routes[language] = named
     template = StudentTemplate(**{field: getattr(section, field) for field in StudentTemplate.model_fields})
-    source = template.initialisation.teacher
-    if source is not None and source not in config.teachers:
-        raise ConfigError(f"initialisation.teacher: there is no '{source}'; {nearest(source, list(config.teachers))}")
+    _check_start(config, template.initialisation)
+    if config.phases and section.objectives is not None:
+        raise ConfigError(
+            f"students.{name}.objectives: 'phases' says what every student is trained for; leave one of them out."
+        )
     return StudentSpec(
         name=name,
         role=section.role,
         template=template,
         languages=section.languages,
         teachers=routes,
-        objectives=section.objectives if section.objectives is not None else config.objectives,
+        phases=make_phases(
+            config.phases,
+            config.training,
+            objectives=section.objectives if section.objectives is not None else config.objectives,
+            student_layers=template.layers,
+        ),
         origin=name,
     )
 
 
-def _twin(group: GroupSpec) -> GroupSpec:
-    """The same students trained on the same rows and masks without a teacher, from random weights."""
+def _twin(group: GroupSpec, config: RunConfig) -> GroupSpec:
+    """The same students trained on the same rows and masks without a teacher, from random weights, all of them."""
+    masked_lm = (MaskedLMObjective(type="masked-lm"),)
     return GroupSpec(
         name=group.name + BASELINE_SUFFIX,
         students=tuple(
@@ -157,15 +178,11 @@ def _twin(group: GroupSpec) -> GroupSpec:
                 name=student.name + BASELINE_SUFFIX,
                 role="baseline",
                 template=student.template.model_copy(
-                    update={
-                        "initialisation": student.template.initialisation.model_copy(
-                            update={"layers": "random", "embedding": "random"}
-                        )
-                    }
+                    update={"initialisation": InitialisationSection(layers="random", embedding="random")}
                 ),
                 languages=student.languages,
                 teachers=student.teachers,
-                objectives=(MaskedLMObjective(type="masked-lm"),),
+                phases=(whole_training(masked_lm, config.training),),
                 origin=student.origin,
             )
             for student in group.students
@@ -252,3 +269,34 @@ def _check_shared(part: str, members: dict[str, list[StudentSpec]]) -> None:
                 raise ConfigError(
                     f"share.parts: '{part}' is outside the students of group '{group}', which have {depth} layers."
                 )
+
+
+def _check_progress(config: RunConfig, group: str, students: list[StudentSpec]) -> None:
+    """Students that are stepped together are in the same phase, so a phase per layer needs one depth."""
+    moving = next((phase.name for phase in config.phases if phase.progress != "none"), None)
+    depths = sorted({student.template.layers for student in students})
+    if moving is not None and len(depths) > 1:
+        raise ConfigError(
+            f"phases.{moving}.progress: the students of group '{group}' have {' and '.join(map(str, depths))} layers, "
+            "and go from layer to layer together; give them one depth, or groups of their own."
+        )
+
+
+def _check_start(config: RunConfig, start: InitialisationSection) -> None:
+    """Options of where a student starts that exclude each other, and teachers that are not there."""
+    if start.teacher is not None and start.teacher not in config.teachers:
+        raise ConfigError(
+            f"initialisation.teacher: there is no '{start.teacher}'; {nearest(start.teacher, list(config.teachers))}"
+        )
+    if start.checkpoint is None:
+        if start.revision is not None:
+            raise ConfigError("initialisation.revision: it belongs to 'checkpoint', which is missing; leave it out.")
+        return
+    if start.teacher is not None:
+        raise ConfigError(
+            "initialisation: 'checkpoint' takes the teacher's place; leave 'teacher' or 'checkpoint' out."
+        )
+    if start.layers == start.embedding == "random":
+        raise ConfigError(
+            "initialisation.checkpoint: nothing is taken from it; set 'layers: teacher' or 'embedding: teacher'."
+        )

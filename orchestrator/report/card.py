@@ -10,6 +10,8 @@ import yaml
 
 from orchestrator.config.corpus import TextSource
 from orchestrator.config.models import InitialisationSection, TeacherSection
+from orchestrator.config.objectives import RampSection, Weight, WindowSection
+from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.run import RunConfig
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
 from orchestrator.records import MetricRow
@@ -117,10 +119,17 @@ def _teachers(student: StudentSpec, config: RunConfig) -> Iterator[str]:
 
 
 def _recipe(student: StudentSpec) -> Iterator[str]:
-    for objective in student.objectives:
-        options = objective.model_dump(mode="json", exclude={"type", "weight"})
-        words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
-        yield f"- {objective.type}, weight {objective.weight:g}{f' ({words})' if words else ''}\n"
+    for phase in student.phases:
+        indent = ""
+        if len(student.phases) > 1:
+            yield f"- phase {phase.name}, {_of_phase(phase)}:\n"
+            indent = "  "
+        elif phase.freeze:
+            yield f"- {_of_phase(phase)}\n"
+        for objective in phase.objectives:
+            options = objective.model_dump(mode="json", exclude={"type", "weight"})
+            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
+            yield f"{indent}- {objective.type}, weight {_weight(objective.weight)}{f' ({words})' if words else ''}\n"
     yield f"- {_start(student.template.initialisation)}\n"
     vocabulary = student.template.vocabulary
     kept = "the teachers' whole vocabularies" if vocabulary.keep == "full" else "trimmed to what the training text uses"
@@ -128,9 +137,35 @@ def _recipe(student: StudentSpec) -> Iterator[str]:
 
 
 def _start(section: InitialisationSection) -> str:
-    layers = f"layers from the teacher ({section.map} map)" if section.layers == "teacher" else "random layers"
-    embedding = "from the teacher" if section.embedding == "teacher" else "random"
+    whose = "the teacher" if section.checkpoint is None else _model_name(section.checkpoint)
+    layers = f"layers from {whose} ({section.map} map)" if section.layers == "teacher" else "random layers"
+    how = "" if section.embedding == "teacher" else f" ({section.embedding})"
+    embedding = "random" if section.embedding == "random" else f"from {whose}{how}"
     return f"starts with {layers}, embedding {embedding}"
+
+
+def _of_phase(phase: PhaseSpec) -> str:
+    """Its steps, what is frozen, which layers are matched, and the peak of its own learning rate."""
+    words = [f"steps {phase.first_step:,} to {phase.last_step:,}"]
+    if phase.layers is not None:
+        words.append(f"matching layers {_listed(list(map(str, phase.layers)))}")
+    if phase.freeze:
+        words.append(f"{_listed(list(phase.freeze))} frozen")
+    if phase.learning_rate is not None:
+        words.append(f"peak learning rate {phase.learning_rate:g}")
+    return ", ".join(words)
+
+
+def _weight(weight: Weight) -> str:
+    """A number, or how it goes in the steps of the phase."""
+    match weight:
+        case RampSection():
+            steps = f"steps {weight.first_step} to {weight.last_step or 'the last'}"
+            return f"{weight.start:g} to {weight.end:g}, {weight.schedule}, over {steps}"
+        case WindowSection():
+            return f"{weight.value:g} at steps {weight.first_step} to {weight.last_step or 'the last'}"
+        case _:
+            return f"{weight:g}"
 
 
 def _data(student: StudentSpec, config: RunConfig) -> Iterator[str]:
@@ -189,10 +224,13 @@ def _is_on_hub(model: str) -> bool:
     return _HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
-def _weights(teacher: TeacherSection) -> str:
+def _model_name(model: str) -> str:
     """What a reader elsewhere can find: a name on the hub, or the last name of a folder of the maker's machine."""
-    model = teacher.model or teacher.tokenizer_path
-    shown = _code(model if _is_on_hub(model) else Path(model).name)
+    return _code(model if _is_on_hub(model) else Path(model).name)
+
+
+def _weights(teacher: TeacherSection) -> str:
+    shown = _model_name(teacher.model or teacher.tokenizer_path)
     return shown if teacher.model is not None else f"{shown} (tokenizer only)"
 
 

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import compress
 
+import numpy as np
 import torch
 from torch import nn
 
+from orchestrator.config.objectives import Objective
+from orchestrator.config.phases import PhaseSpec, objective_keys
 from orchestrator.config.setups import StudentSpec
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.errors import ConfigError
-from orchestrator.models.building import build_encoder
+from orchestrator.models.devices import Device
 from orchestrator.models.encoder import Encoder
-from orchestrator.models.initialising import initialise_layers
 from orchestrator.models.loading import load_encoder
-from orchestrator.models.maps import layer_map
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
-from orchestrator.records import SpecialIds
 from orchestrator.signals.store import Store
 from orchestrator.students.batches import BatchReader
+from orchestrator.students.frozen import KnownTeacher, load_frozen, needs_frozen
 from orchestrator.students.group import StudentGroup
 from orchestrator.students.ids import IdMap
 from orchestrator.students.job import GroupJob
 from orchestrator.students.rows import seed_for
+from orchestrator.students.source import StoredSource
+from orchestrator.students.starting import special_ids_of, start_encoder
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
 from orchestrator.students.terms import Term, make_projections, make_terms
-from vocab_tools.embeddings import carry_embeddings
 from vocab_tools.mapping import Vocabulary, open_vocabulary
 
 
@@ -36,7 +40,7 @@ class BuiltGroup:
     """A group ready to train."""
 
     module: StudentGroup
-    terms: Mapping[str, Mapping[str, tuple[Term, ...]]]  # student -> language -> terms
+    terms: Mapping[str, Sequence[Mapping[str, tuple[Term, ...]]]]  # student -> phase -> language -> terms
     vocabularies: Mapping[str, Vocabulary]  # student -> its vocabulary
 
 
@@ -62,37 +66,79 @@ def build_group(job: GroupJob) -> BuiltGroup:
             "or leave projections unshared."
         )
     vocabularies = {student.name: open_vocabulary(job.vocabularies[student.origin]) for student in students}
-    encoders = {student.name: _encoder(job, student, vocabularies[student.name], teacher) for student in students}
-    terms = {student.name: _terms(job, student) for student in students}
+    encoders = {
+        student.name: start_encoder(
+            student,
+            vocabularies[student.name],
+            teachers={name: job.teachers[name].section for name in student.teachers.values()},
+            teacher=teacher,
+            seed=seed_for("weights", job.seed, student.origin),  # its origin's, so that a twin starts alike
+        )
+        for student in students
+    }
+    terms = {student.name: _terms(job, student, encoders[student.name]) for student in students}
     shared: dict[str, nn.Module] = {}
     module = StudentGroup(
         encoders,
         share=job.share,
         tokens={name: vocabulary.tokens for name, vocabulary in vocabularies.items()},
-        projections={student.name: _projections(job, student, terms[student.name], shared) for student in students},
+        projections={student.name: _projections(job, terms[student.name], shared) for student in students},
     )
-    by_language = {
-        student.name: {language: terms[student.name][name] for language, name in student.teachers.items()}
+    by_phase = {
+        student.name: tuple(
+            {
+                language: _in_phase(phase, student, terms[student.name][name])
+                for language, name in student.teachers.items()
+            }
+            for phase in student.phases
+        )
         for student in students
     }
-    return BuiltGroup(module, by_language, vocabularies)
+    return BuiltGroup(module, by_phase, vocabularies)
+
+
+def build_known(
+    job: GroupJob, vocabularies: Mapping[str, Vocabulary], *, device: Device
+) -> dict[str, dict[str, KnownTeacher]]:
+    """Student -> teacher -> its frozen parameters, of the teachers of which an objective reads any."""
+    asked: dict[str, list[Objective]] = defaultdict(list)
+    for student in job.group.students:
+        for name in set(student.teachers.values()):
+            asked[name] += student.objectives if job.teachers[name].info is not None else ()
+    frozen = {
+        name: load_frozen(job.teachers[name].section, objectives, device=device)
+        for name, objectives in asked.items()
+        if needs_frozen(objectives)
+    }
+    return {
+        student.name: {
+            name: KnownTeacher.make(
+                frozen[name],
+                vocabularies[student.name].map(name).astype(np.int64),
+                student_size=vocabularies[student.name].size,
+                device=torch.device(device),
+            )
+            for name in sorted(set(student.teachers.values()) & frozen.keys())
+        }
+        for student in job.group.students
+    }
 
 
 def build_streams(
     job: GroupJob, vocabularies: Mapping[str, Vocabulary], *, cursors: Mapping[str, Cursor]
 ) -> dict[str, StudentStream]:
-    """One stream of batches per student, over the stores that its objectives need; `cursors`: where each goes on.
+    """One stream of batches per student, over what the teachers say to its languages; `cursors`: where each goes on.
 
     Raises:
         StoreError: a store lacks a shard or a signal, or belongs to another tokenizer.
     """
-    stores = {name: Store.open(facts.store) for name, facts in job.teachers.items()}
+    sources = {name: StoredSource(Store.open(facts.store)) for name, facts in job.teachers.items()}
     training = job.training
     streams: dict[str, StudentStream] = {}
     for student in job.group.students:
         maps = {name: _id_map(job, name, vocabularies[student.name]) for name in set(student.teachers.values())}
         readers = {
-            language: BatchReader(stores[name], language, ids=maps[name], request=job.requests[student.name][name])
+            language: BatchReader(sources[name], language, ids=maps[name], request=job.requests[student.name][name])
             for language, name in student.teachers.items()
         }
         spec = StreamSpec(
@@ -101,7 +147,7 @@ def build_streams(
             tokens_per_batch=training.tokens_per_batch,
             accumulation=training.accumulation,
             shares=language_shares(
-                {language: reader.rows.total_tokens for language, reader in readers.items()},
+                {language: sum(size.num_tokens for size in reader.sizes) for language, reader in readers.items()},
                 alpha=job.alpha,
                 max_epochs=job.max_epochs,
                 total_tokens=training.steps * training.accumulation * training.tokens_per_batch,
@@ -115,79 +161,54 @@ def _id_map(job: GroupJob, teacher: str, vocabulary: Vocabulary) -> IdMap:
     section = job.teachers[teacher].section
     return IdMap(
         vocabulary.map(teacher),
-        student_special=_special(vocabulary),
+        student_special=special_ids_of(vocabulary),
         student_size=vocabulary.size,
         teacher_mask=special_ids(load_tokenizer(section.tokenizer_path, revision=section.revision)).mask,
     )
 
 
-def _special(vocabulary: Vocabulary) -> SpecialIds:
-    ids = vocabulary.special
-    return SpecialIds(pad=ids["pad"], unk=ids["unk"], mask=ids["mask"], cls=ids["cls"], sep=ids["sep"])
-
-
-def _terms(job: GroupJob, student: StudentSpec) -> dict[str, tuple[Term, ...]]:
-    """Teacher -> the terms of a student on batches that this teacher answers."""
+def _terms(job: GroupJob, student: StudentSpec, encoder: Encoder) -> dict[str, tuple[Term, ...]]:
+    """Teacher -> the terms of a student on batches that this teacher answers, of all its phases."""
     return {
         name: make_terms(
             student.objectives,
+            student.template,
             owner="shared" if job.share.projections else student.name,
             teacher=name,
-            student_layers=student.template.layers,
-            teacher_layers=job.teachers[name].depth,
+            info=job.teachers[name].info,
+            windows=[encoder.window(layer) for layer in range(1, encoder.depth + 1)],
         )
         for name in sorted(set(student.teachers.values()))
     }
 
 
+def _in_phase(phase: PhaseSpec, student: StudentSpec, terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The terms of a student, one for each of its `objectives`, as they are in one phase.
+
+    An objective that is in several phases has one term, so that its name and its projections stay; its weight is the
+    phase's own, and of its layer pairs only those that the phase matches are left.
+    """
+    known = dict(zip(objective_keys(student.objectives), terms, strict=True))
+    found = []
+    for key, objective in zip(objective_keys(phase.objectives), phase.objectives, strict=True):
+        term = replace(known[key], objective=objective)
+        if term.pairs and phase.layers is not None:
+            kept = [student_layer in phase.layers for student_layer, _ in term.pairs]
+            if not any(kept):
+                continue
+            term = replace(
+                term,
+                pairs=tuple(compress(term.pairs, kept)),
+                windows=tuple(compress(term.windows, kept)),
+                projections=tuple(compress(term.projections, kept)),
+            )
+        found.append(term)
+    return tuple(found)
+
+
 def _projections(
-    job: GroupJob, student: StudentSpec, terms: Mapping[str, tuple[Term, ...]], shared: dict[str, nn.Module]
+    job: GroupJob, terms: Mapping[str, tuple[Term, ...]], shared: dict[str, nn.Module]
 ) -> dict[str, nn.Module]:
-    """The student's projections by key; those that `shared` holds already are taken from there, new ones enter it."""
-    found: dict[str, nn.Module] = {}
-    for name, of_teacher in terms.items():
-        width = job.teachers[name].width or 0
-        found |= make_projections(
-            of_teacher, student_width=student.template.hidden_size, teacher_width=width, seed=job.seed
-        )
+    """A student's projections by key; those that `shared` holds already are taken from there, new ones enter it."""
+    found = make_projections([term for of_teacher in terms.values() for term in of_teacher], seed=job.seed)
     return {key: shared.setdefault(key, module) for key, module in found.items()}
-
-
-def _encoder(job: GroupJob, student: StudentSpec, vocabulary: Vocabulary, teacher: Callable[[str], Encoder]) -> Encoder:
-    """A student's encoder as its `initialisation` asks; the seed is its origin's, so a twin starts alike."""
-    template, start = student.template, student.template.initialisation
-    seed = seed_for("weights", job.seed, student.origin)
-    encoder = build_encoder(template, vocab_size=vocabulary.size, special=_special(vocabulary), seed=seed)
-    models = [name for name in dict.fromkeys(student.teachers.values()) if job.teachers[name].section.model is not None]
-    if start.layers == "teacher":
-        source = _source(student, models)
-        depth = job.teachers[source].depth or 0
-        option = "initialisation.map"
-        pairs = layer_map(start.map, student_layers=template.layers, teacher_layers=depth, option=option)
-        initialise_layers(encoder, teacher(source), pairs)
-    if start.embedding == "teacher" and models:
-        rows = carry_embeddings(
-            {name: teacher(name).word_embeddings.weight.detach().numpy() for name in models},
-            {name: vocabulary.map(name) for name in models},
-            size=vocabulary.size,
-            width=template.hidden_size,
-            seed=seed,
-            priority=sorted(models, key=lambda name: name != start.teacher),
-        )
-        with torch.no_grad():
-            encoder.word_embeddings.weight.copy_(torch.from_numpy(rows))
-    return encoder
-
-
-def _source(student: StudentSpec, models: list[str]) -> str:
-    """The teacher whose layers a student starts from."""
-    named = student.template.initialisation.teacher
-    source = named or (models[0] if len(models) == 1 else None)
-    if source not in models:
-        whose = f"of teacher '{named}'" if named else "of a teacher without saying which"
-        raise ConfigError(
-            f"Student '{student.name}' starts from the layers {whose}, but its teachers with a model are: "
-            f"{', '.join(models) or 'none'}; name one of them with initialisation.teacher, or set "
-            "initialisation.layers: random."
-        )
-    return source

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
+from orchestrator.config.phases import PhaseSpec, phase_at
 from orchestrator.config.run import TrainingSection
 from orchestrator.models.devices import Device, pick_device, pick_dtype
-from orchestrator.students.build import BuiltGroup, build_group, build_streams
+from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
+from orchestrator.students.freezing import freeze_parts
+from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob, GroupResult
 from orchestrator.students.metrics import StudentMetrics
 from orchestrator.students.objective import MicroBatch, backward, micro_batch, total_counts
 from orchestrator.students.optimising import clip_gradients, learning_rate, make_optimiser, set_learning_rate
 from orchestrator.students.resuming import resume, save
 from orchestrator.students.rows import seed_for
+from orchestrator.students.schedules import weight_at
 from orchestrator.students.stream import Step, steps_ahead
 
 #: Up to this row length the fused attention of a CPU, whose backward pass is slow, loses to the plain one: a whole step
 #: of 2 000 tokens takes 0.70 s against 0.54 s (4 layers of 384, bfloat16, one thread). Beyond it, memory counts.
 _EAGER_TOKENS = 256
+_log = logging.getLogger(__name__)
 
 
 def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
@@ -38,12 +44,14 @@ def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
 def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
     training, built = job.training, build_group(job)
     group = built.module.to(device).train()
-    parts = group.parts()
-    optimiser = make_optimiser(group.trained().values(), training)
+    parts, trained = group.parts(), group.trained()  # whatever a phase freezes
+    known = build_known(job, built.vocabularies, device=device)
+    optimiser = make_optimiser(trained.values(), training)
     standing = resume(job, group, optimiser)
     streams = build_streams(job, built.vocabularies, cursors=standing.cursors)
     origins = {student.name: student.origin for student in job.group.students}
-    if device == "cpu" and max(stream.longest_row for stream in streams.values()) <= _EAGER_TOKENS:
+    phases, first = job.group.phases, standing.step + 1
+    if device == "cpu" and job.max_length <= _EAGER_TOKENS:
         group.attend_eagerly()
     autocast = torch.autocast(device, torch.bfloat16, enabled=_precision(training, device) == "bfloat16")
     started = last_save = time.monotonic()
@@ -58,20 +66,33 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
         }
         steps = steps_ahead(
             streams,
-            first_step=standing.step + 1,
+            first_step=first,
             last_step=training.steps,
-            prepare=lambda name, batch: micro_batch(
-                built.terms[name][batch.language], batch, device=torch.device(device)
+            prepare=lambda name, step, batch: micro_batch(
+                built.terms[name][phase_at(phases, step)][batch.language], batch, device=torch.device(device)
             ),
         )
         for step, waited in _timed(stack.enter_context(closing(steps))):
-            rate = learning_rate(step.number, training)
+            at = phase_at(phases, step.number)
+            phase = phases[at]
+            if step.number in (first, phase.first_step):
+                _begin(job, group, trained, at)
+            rate = learning_rate(step.number, training, phase)
             set_learning_rate(optimiser, rate)
+            weights = {name: _weights(built, name, at, phase, step.number) for name in group.names}
             denominators = {name: total_counts(batches) for name, batches in step.batches.items()}
             for name, batches in step.batches.items():
                 torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number))
                 for micro in batches:
-                    value, raw = backward(group, name, micro, denominators=denominators[name], autocast=autocast)
+                    value, raw = backward(
+                        group,
+                        name,
+                        micro,
+                        denominators=denominators[name],
+                        weights=weights[name],
+                        known=known[name],
+                        autocast=autocast,
+                    )
                     metrics[name].add(value, raw, num_tokens=micro.batch.num_tokens)
                     standing.tokens[name] += micro.batch.num_tokens
             norms = clip_gradients(parts, max_norm=training.clip_norm)
@@ -82,9 +103,10 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             standing.seconds = time.monotonic() - started
             final = step.number == training.steps
             for name in group.names:
-                metrics[name].end_step(denominators[name], gradient_norm=norms[name], waited=waited)
-                if final or step.number % training.log_every == 0:
-                    metrics[name].log(step.number, rate)
+                computed = {term: count for term, count in denominators[name].items() if weights[name][term]}
+                metrics[name].end_step(computed, gradient_norm=norms[name], waited=waited)
+                if step.number == phase.last_step or step.number % training.log_every == 0:
+                    metrics[name].log(step.number, phase=phase.name, rate=rate)
             if final or time.monotonic() - last_save >= training.checkpoint_seconds:
                 for student_metrics in metrics.values():
                     student_metrics.check(step.number)  # nothing that is broken is ever saved
@@ -92,6 +114,26 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
                 last_save = time.monotonic()
     group.settle()
     return built, GroupResult(job.group.name, training.steps, standing.seconds, standing.tokens)
+
+
+def _begin(job: GroupJob, group: StudentGroup, trained: Mapping[str, torch.nn.Parameter], index: int) -> None:
+    """Freeze what is frozen in a phase, and say that it begins."""
+    phase = job.group.phases[index]
+    frozen = {student.name: student.phases[index].freeze for student in job.group.students}
+    freeze_parts(group, frozen, trained=trained)
+    held = ", ".join(dict.fromkeys(part for parts in frozen.values() for part in parts))
+    text = "group %s: phase %s, steps %d to %d%s"
+    _log.info(text, job.group.name, phase.name, phase.first_step, phase.last_step, f", frozen: {held}" if held else "")
+
+
+def _weights(built: BuiltGroup, student: str, index: int, phase: PhaseSpec, step: int) -> dict[str, float]:
+    """Term -> its weight at a step of the training."""
+    within = phase.step_within(step)
+    return {
+        term.name: weight_at(term.objective.weight, step=within, steps=phase.num_steps)
+        for terms in built.terms[student][index].values()
+        for term in terms
+    }
 
 
 @contextmanager

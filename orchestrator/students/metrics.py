@@ -42,10 +42,10 @@ class StudentMetrics:
             self._raw[name].append(total)
         self._tokens += num_tokens
 
-    def end_step(self, denominators: Mapping[str, int], *, gradient_norm: Tensor, waited: float) -> None:
-        """The end of a step: the count of each term's valid elements, and the seconds spent waiting for the batches."""
+    def end_step(self, counts: Mapping[str, int], *, gradient_norm: Tensor, waited: float) -> None:
+        """The end of a step: valid elements of each term that was computed, and seconds of waiting for the batches."""
         self._norms.append(gradient_norm)
-        for name, number in denominators.items():
+        for name, number in counts.items():
             self._counts[name] += number
         self._waited += waited
 
@@ -59,7 +59,7 @@ class StudentMetrics:
                     "training.learning_rate, or set training.precision: fp32, and train it anew."
                 )
 
-    def log(self, step: int, rate: float) -> None:
+    def log(self, step: int, *, phase: str, rate: float) -> None:
         """Write the means since the last call; `rate` is the learning rate. UnitError as from `check`."""
         self.check(step)
         value = float(torch.stack(self._loss).sum()) / len(self._norms)
@@ -69,6 +69,7 @@ class StudentMetrics:
         row = {
             "step": step,
             "student": self._student,
+            "phase": phase,
             "loss": round(value, 6),
             "terms": {name: round(term, 6) for name, term in terms.items()},
             "tokens": self._tokens,

@@ -9,23 +9,30 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.run import TrainingSection
 from orchestrator.students.group import Parts
 
 
-def learning_rate(step: int, training: TrainingSection) -> float:
-    """Linear warm-up over `warmup_share` of the steps, then the chosen decay; a function of the step alone."""
-    warmup = max(1, round(training.warmup_share * training.steps))
+def learning_rate(step: int, training: TrainingSection, phase: PhaseSpec) -> float:
+    """Linear warm-up over `warmup_share` of the steps, then the chosen decay; a function of the step alone.
+
+    The steps are those of the whole training, or of `phase` when it has a rate of its own.
+    """
+    peak, steps = training.learning_rate, training.steps
+    if phase.learning_rate is not None:
+        peak, steps, step = phase.learning_rate, phase.num_steps, phase.step_within(step)
+    warmup = max(1, round(training.warmup_share * steps))
     if step <= warmup:
-        return training.learning_rate * step / warmup
-    share = (step - warmup) / max(1, training.steps - warmup)
+        return peak * step / warmup
+    share = (step - warmup) / max(1, steps - warmup)
     match training.decay:
         case "linear":
-            return training.learning_rate * (1.0 - share)
+            return peak * (1.0 - share)
         case "cosine":
-            return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+            return peak * 0.5 * (1.0 + math.cos(math.pi * share))
         case "constant":
-            return training.learning_rate
+            return peak
 
 
 def make_optimiser(parameters: Iterable[Parameter], training: TrainingSection) -> torch.optim.AdamW:

@@ -53,6 +53,7 @@ def _export(job: GroupJob, built: BuiltGroup, student: StudentSpec, result: Grou
         "languages": student.languages,
         "teachers": student.teachers,
         "objectives": [objective.model_dump() for objective in student.objectives],
+        "phases": [phase.name for phase in student.phases],
         "group": [one.name for one in job.group.students],
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "steps": result.steps,
