@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect as inspecting
-import logging
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator import __version__
-from orchestrator.errors import OrchError
+from orchestrator.commands import command, log_to_terminal, run_app
 from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
 
 if TYPE_CHECKING:
     from orchestrator.pipeline import LazyCluster
     from orchestrator.run import Run
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM."""
 
 
 app = typer.Typer(
@@ -39,47 +29,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_verbose = False
-P = ParamSpec("P")
+config_app = typer.Typer(help="What a configuration comes to.", no_args_is_help=True, rich_markup_mode="rich")
 START, WORK, LOOK = "Start", "Work: each command does what is missing, and goes on after a stop", "Look"
 
 
-def command(name: str, *, example: str, panel: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """A command of orch, whose help ends with an example.
-
-    Its KeyboardInterrupt reaches `main` under another name, since typer would answer it itself.
-    """
-
-    def register(function: Callable[P, None]) -> Callable[P, None]:
-        @functools.wraps(function)
-        def stoppable(*arguments: P.args, **options: P.kwargs) -> None:
-            try:
-                function(*arguments, **options)
-            except KeyboardInterrupt:
-                raise _Stopped from None
-
-        text = f"{inspecting.cleandoc(function.__doc__ or '')}\n\n[dim]Example[/]  [cyan]{example}[/]"
-        return app.command(name, help=text, rich_help_panel=panel)(stoppable)
-
-    return register
-
-
 def main() -> None:
-    """Entry point of `orch`: an OrchError becomes one message and exit status 1, Ctrl-C or SIGTERM 130."""
-    # A KeyboardInterrupt it must be: of all that a handler can raise, Ray lets only this one through.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app()
-    except OrchError as error:
-        if _verbose:
-            logging.getLogger(__name__).exception("failed")
-        _fail(str(error), 1)
-    except (_Stopped, KeyboardInterrupt):
-        _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    """Entry point of `orch`."""
+    run_app(app)
 
 
 @contextmanager
@@ -91,31 +47,10 @@ def _driving(run: Run) -> Iterator[LazyCluster]:
         yield cluster
 
 
-def _fail(message: str, status: int) -> None:
-    typer.secho("orch: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
-    sys.exit(status)
-
-
-class _TerminalLog(logging.Handler):
-    """Warnings (all, when verbose) as lines on standard error, as it is at that moment: progress bars move it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(self.format(record), err=True)
-
-
-def _logging(verbose: bool) -> None:
-    global _verbose
-    _verbose = verbose
-    handler = _TerminalLog(logging.INFO if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
-
-
 def _open(
     config: Path, overrides: list[str] | None, setup: str | None, verbose: bool, address: str | None = None
 ) -> Run:
-    _logging(verbose)
+    log_to_terminal(verbose=verbose)
     from orchestrator.run import open_run
 
     return open_run(config, overrides=overrides or [], setup=setup, address=address)
@@ -136,7 +71,7 @@ def _root(
     pass
 
 
-@command("init", example="orch init && orch plan", panel=START)
+@command(app, "init", example="orch init && orch plan", panel=START)
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -148,7 +83,7 @@ def init(
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
 
 
-@command("plan", example="orch plan --setup one-to-many", panel=START)
+@command(app, "plan", example="orch plan --setup one-to-many", panel=START)
 def plan(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -167,7 +102,7 @@ def plan(
     print_plan(make_plan(run))
 
 
-@command("run", example="orch run --setup many-to-one", panel=WORK)
+@command(app, "run", example="orch run --setup many-to-one", panel=WORK)
 def run_all(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -187,7 +122,7 @@ def run_all(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@command("precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK)
+@command(app, "precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK)
 def precompute_teacher(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -207,7 +142,7 @@ def precompute_teacher(
         pipeline.compute_signals(run, cluster, stage=stage)
 
 
-@command("build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
+@command(app, "build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
 def build_vocab(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -224,7 +159,7 @@ def build_vocab(
     print_vocabularies(built)
 
 
-@command("train-students", example="orch train-students --setup one-to-many --set training.steps=2000", panel=WORK)
+@command(app, "train-students", example="orch train-students --setup one-to-many --set training.steps=2000", panel=WORK)
 def train_students(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -241,7 +176,7 @@ def train_students(
         pipeline.train(run, cluster.get)
 
 
-@command("evaluate", example="orch evaluate --setup one-to-one", panel=WORK)
+@command(app, "evaluate", example="orch evaluate --setup one-to-one", panel=WORK)
 def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -258,7 +193,7 @@ def evaluate(
         pipeline.evaluate(run, cluster.get)
 
 
-@command("report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
+@command(app, "report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
 def report(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -276,7 +211,7 @@ def report(
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@command("status", example="watch -n 5 orch status", panel=LOOK)
+@command(app, "status", example="watch -n 5 orch status", panel=LOOK)
 def status(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -292,7 +227,7 @@ def status(
     print_status(run_progress(run), driver_of(run.root))
 
 
-@command("verify", example="orch verify || echo damaged", panel=LOOK)
+@command(app, "verify", example="orch verify || echo damaged", panel=LOOK)
 def verify(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -310,7 +245,7 @@ def verify(
     raise typer.Exit(1 if problems else 0)
 
 
-@command("inspect", example="orch inspect --language de --rows 5", panel=LOOK)
+@command(app, "inspect", example="orch inspect --language de --rows 5", panel=LOOK)
 def inspect(
     teacher: Annotated[str | None, typer.Option(help="Whose signals; default: the first teacher.")] = None,
     language: Annotated[str | None, typer.Option(help="Of which language; default: the teacher's first.")] = None,
@@ -330,7 +265,38 @@ def inspect(
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 
-@command("demo", example="orch demo", panel=START)
+@command(app, "recipes", example="orch recipes tinybert", panel=START)
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show the file of this one, or of a path.")] = None,
+) -> None:
+    """List the published methods that `recipe: NAME` in a configuration, or --set recipe=NAME, trains with."""
+    from orchestrator.config.recipes import read_recipe, shipped_recipes
+    from orchestrator.tables import print_recipes
+
+    if name is None:
+        print_recipes(shipped_recipes())
+    else:
+        typer.echo(read_recipe(name).text, nl=False)
+
+
+@command(config_app, "show", example="orch config show --set recipe=pkd > pkd.yaml", panel=LOOK)
+def show_config(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also every default.")] = False,
+) -> None:
+    """Print the configuration as expanded, its recipe merged: YAML that gives the same run again."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.config.run import known_setup
+    from orchestrator.config.setups import expand
+    from orchestrator.config.writing import as_yaml
+
+    run = expand(load_config(config, overrides=overrides or []), setup=known_setup(setup))
+    typer.echo(as_yaml(run, defaults=everything), nl=False)
+
+
+@command(app, "demo", example="orch demo", panel=START)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's runs go.")] = Path("runs/demo"),
     address: AddressOption = None,
@@ -340,7 +306,7 @@ def demo(
 
     About five minutes on two cores; run again after a stop, it goes on.
     """
-    _logging(verbose)
+    log_to_terminal(verbose=verbose)
     from orchestrator.demo import run_demo
     from orchestrator.display import stage
     from orchestrator.tables import print_headline
@@ -348,6 +314,9 @@ def demo(
     run, page = run_demo(folder, address=address, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 
 
 @app.command(

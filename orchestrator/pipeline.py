@@ -15,10 +15,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TypeAlias
 
-import yaml
-
 from orchestrator import __version__
 from orchestrator.cluster import Cluster, open_cluster
+from orchestrator.config.writing import as_yaml
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
 from orchestrator.run import Run
@@ -119,21 +118,8 @@ def driving(run: Run) -> Iterator[None]:
     """
     with lock_run(run.root), logging_to(run.root / "logs" / "orch.log"):
         _log.info("orch %s: %s", __version__, " ".join(sys.argv[1:]))
-        write_bytes(run.root / "config.yaml", _as_yaml(run).encode())
+        write_bytes(run.root / "config.yaml", as_yaml(run.expanded).encode())
         yield
-
-
-def _as_yaml(run: Run) -> str:
-    """The configuration that gives this run again: the setup's students are written out as comments."""
-    tree = run.config.model_dump(mode="json", exclude_defaults=True)
-    tree.setdefault("run", {})["setup"] = run.expanded.setup
-    lines = [
-        f"#   {student.name} ({student.role}): "
-        + ", ".join(f"{lang} from {name}" for lang, name in student.teachers.items())
-        for student in run.expanded.students
-    ]
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-    return "# As read and expanded; students of this setup:\n" + "\n".join(lines) + f"\n\n{text}"
 
 
 __all__ = [

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
 
 from orchestrator.display import console, duration, plain_table, say, size
 
 if TYPE_CHECKING:
+    from orchestrator.config.recipes import Recipe
     from orchestrator.planning import RunPlan, Time
     from orchestrator.run import Run
     from orchestrator.steps.inspecting import InspectedRow, MaskedToken
@@ -130,6 +133,16 @@ def _guesses(masked: MaskedToken) -> str:
         else f"{escape(guess.token)} {guess.probability:.2f}"
         for guess in masked.guesses
     )
+
+
+def print_recipes(recipes: Sequence[Recipe]) -> None:
+    """What `orch recipes` found."""
+    for recipe in recipes:
+        needs = " · ".join(recipe.signals) or "nothing of a teacher"
+        say(f"[bold]{recipe.name}[/]  {escape(recipe.cited)}  [dim]reads {needs}[/]")
+        console.print(Padding(Text(f"{recipe.summary}."), (0, 0, 0, 2)))
+    console.print()
+    say("[dim]`recipe: NAME` in a configuration, or --set recipe=NAME; `orch recipes NAME` shows its file.[/]")
 
 
 def print_headline(run: Run) -> None:

@@ -29,6 +29,8 @@ COMMANDS = [
     "status",
     "verify",
     "inspect",
+    "recipes",
+    "config show",
 ]
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "pyarrow", "pydantic", "yaml", "vocab_tools"}
 
@@ -58,7 +60,7 @@ def test_help_imports_nothing_heavy_and_is_there_at_once() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_teaches_by_an_example(name: str, tmp_path: Path) -> None:
-    result = orch(name, "--help", folder=tmp_path)
+    result = orch(*name.split(), "--help", folder=tmp_path)
     assert (result.status, result.err) == (0, "")
     assert f"orch {name}" in result.out.partition("Example")[2]
     assert max(map(len, result.out.splitlines())) <= 80
@@ -66,7 +68,7 @@ def test_every_command_teaches_by_an_example(name: str, tmp_path: Path) -> None:
 
 def test_the_help_lists_every_command(tmp_path: Path) -> None:
     out = orch("-h", folder=tmp_path).out
-    assert all(f"│ {name} " in out for name in [*COMMANDS, "vocab"])
+    assert all(f"│ {name.partition(' ')[0]} " in out for name in [*COMMANDS, "vocab"])
 
 
 def test_the_version(tmp_path: Path) -> None:
@@ -96,7 +98,9 @@ def test_the_configuration_may_be_named_by_the_environment(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+    "path",
+    sorted(path for path in (ROOT / "configs").glob("**/*.yaml") if path.parent.name != "recipes"),
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     assert expand(load_config(path)).students
@@ -106,6 +110,33 @@ def test_the_tools_for_vocabularies_are_at_hand(tmp_path: Path) -> None:
     result = orch("vocab", "--help", folder=tmp_path)
     assert result.status == 0
     assert "Usage: orch vocab" in result.out
+
+
+def test_recipes_are_listed_and_shown(tmp_path: Path) -> None:
+    out = orch("recipes", folder=tmp_path).out
+    for path in (ROOT / "configs" / "recipes").glob("*.yaml"):
+        assert f"{path.stem}  " in out
+    assert max(map(len, out.splitlines())) <= 92  # the last line can be copied whole
+    assert orch("recipes", "pkd", folder=tmp_path).out == (ROOT / "configs/recipes/pkd.yaml").read_text()
+    result = orch("recipes", "tinybart", folder=tmp_path)
+    assert (result.status, result.out) == (1, "")
+    assert "did you mean 'tinybert'?" in result.err
+
+
+def test_a_configuration_is_shown_as_it_runs(tmp_path: Path) -> None:
+    source = ROOT / "configs" / "one-to-many.yaml"
+    result = orch("config", "show", "-c", str(source), "--set", "recipe=sid", folder=tmp_path)
+    assert (result.status, result.err) == (0, "")
+    assert "#   en-de (student): en from multilingual, de from multilingual" in result.out
+    (tmp_path / "again.yaml").write_text(result.out)
+    again = load_config(tmp_path / "again.yaml")
+    assert again == load_config(source, overrides=["recipe=sid"])
+    assert [phase.name for phase in again.phases] == ["stacked", "output"]
+    everything = orch("config", "show", "-c", "again.yaml", "--all", "--setup", "one-to-one", folder=tmp_path).out
+    assert "setup: one-to-one" in everything
+    assert "checkpoint_seconds: 120.0" in everything
+    wrong = orch("config", "show", "-c", "again.yaml", "--setup", "one-to-two", folder=tmp_path)
+    assert "--setup one-to-two: no such setup; did you mean 'one-to-one'?" in wrong.err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

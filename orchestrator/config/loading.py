@@ -1,79 +1,51 @@
-"""The only reader of YAML: a file and `--set` overrides become one checked RunConfig, or one sentence."""
+"""A file, a recipe under it and `--set` overrides become one checked RunConfig, or one sentence."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.config.base import nearest
+from orchestrator.config.reading import Tree, read_value, read_yaml
+from orchestrator.config.recipes import OBJECTIVES, merged, read_recipe
 from orchestrator.config.run import RunConfig
 from orchestrator.errors import ConfigError
 
-_MAX_BYTES = 1 << 20
-
-Tree = dict[str, object]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses a key written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *anchor`, whose keys may be overridden
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ConfigError(
-                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: the key '{key}' is written "
-                    "twice; keep one of the two."
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads the language code `no` as False; in this tool only true and false are booleans.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read `path`, apply `a.b=value` overrides in order, and check the whole.
+    """Read `path`, put its recipe under it, apply `a.b=value` overrides in order, and check the whole.
 
     Raises:
         ConfigError: the file is missing, is no YAML, or a value is wrong; the text names file, key and remedy.
     """
     tree = read_yaml(path)
-    for override in overrides:
+    choosing = [override for override in overrides if override.partition("=")[0] == "recipe"]
+    others = [override for override in overrides if override not in choosing]
+    for override in choosing:
         _apply(tree, override)
-    return parse_config(tree, where=str(path))
-
-
-def read_yaml(path: Path) -> Tree:
-    """The mapping in a YAML file, with anchors resolved and nothing executed."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path} is larger than 1 MB: a configuration was expected, is this another file?")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"There is no configuration at {path}: write one with `orch init`, or name yours with --config FILE."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from None
-    return _mapping(text, str(path))
+    name = tree.pop("recipe", None)
+    where = str(path)
+    if name is not None:
+        recipe = read_recipe(name)
+        if choosing:  # the command line is stronger than the file
+            tree = {key: value for key, value in tree.items() if key not in OBJECTIVES}
+        given = {override.partition("=")[0] for override in others}
+        tree = merged(tree, recipe.tree, given=given)
+        where = f"{path} with recipe {recipe.name}"
+    for override in others:
+        _apply(tree, override)
+    return parse_config(tree, where=where)
 
 
 def parse_config(tree: Tree, *, where: str) -> RunConfig:
     """Check a tree of plain values against the models; every problem found is one line of the error."""
+    for key in tree.keys() - RunConfig.model_fields.keys():
+        if get_close_matches(key, ["recipe"]):  # which is no field: only a file has it
+            raise ConfigError(f"{where}: unknown key '{key}': did you mean 'recipe'?")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -84,31 +56,12 @@ def parse_config(tree: Tree, *, where: str) -> RunConfig:
         raise ConfigError(f"{where} is not a valid configuration:\n{problems}") from None
 
 
-def _mapping(text: str, where: str) -> Tree:
-    try:
-        loader = _Loader(text)
-        loader.name = where
-        tree = loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{where}{line} is not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except RecursionError:
-        raise ConfigError(f"{where} is nested too deeply to be a configuration.") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where} holds no sections: `corpus:`, `teachers:` and `objectives:` were expected.")
-    return tree
-
-
 def _apply(tree: Tree, override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
         raise ConfigError(f"--set {override}: expected KEY=VALUE with dots in the key, such as training.steps=200.")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes.") from None
+    value = read_value(text, where=f"--set {override}")
     at: object = tree
     for part in parts[:-1]:
         at = _child(at, part, override)

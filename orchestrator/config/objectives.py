@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.base import Language, Name, Positive, Section
 
-MapName: TypeAlias = Literal["uniform", "top", "bottom", "last", "skip"]
+MapName: TypeAlias = Literal["uniform", "top", "bottom", "middle", "last", "skip"]
 #: A named layer map, or {student layer: teacher layer}, both counted from 1.
 LayerMapSpec: TypeAlias = MapName | dict[int, int]
 #: Where the output layer is compared: at masked positions, or at every token (DistilBERT).

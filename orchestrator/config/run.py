@@ -6,13 +6,22 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from orchestrator.config.base import Language, Name, Positive, Section, Share
+from orchestrator.config.base import Language, Name, Positive, Section, Share, nearest
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
 from orchestrator.config.objectives import Objective
+from orchestrator.errors import ConfigError
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
 SETUPS: tuple[Setup, ...] = ("one-to-one", "many-to-one", "one-to-many", "explicit")
+
+
+def known_setup(name: str | None) -> Setup | None:
+    """`--setup` as it was given; ConfigError when there is no such setup."""
+    found = next((setup for setup in SETUPS if setup == name), None)
+    if name is not None and found is None:
+        raise ConfigError(f"--setup {name}: no such setup; {nearest(name, list(SETUPS))}")
+    return found
 
 
 class RunSection(Section):

@@ -10,7 +10,8 @@ def layer_map(spec: LayerMapSpec, *, student_layers: int, teacher_layers: int, o
     """Write a layer map out: {student layer: teacher layer}, both counted from 1, ascending.
 
     With N teacher and M student layers: `uniform` g(m) = round(m·N/M), halves upwards, so g(M) = N (Jiao et al. 2020);
-    `top` m + N − M; `bottom` m; `last` M → N alone; `skip` uniform without the last pair (Sun et al. 2019, PKD).
+    `top` m + N − M; `bottom` m; `middle` the pair of the student's middle layer alone, halves upwards (Romero et al. 2015);
+    `last` M → N alone; `skip` uniform without the last pair (Sun et al. 2019, PKD).
 
     Args:
         spec: the name of a map, or the map itself.
@@ -23,13 +24,18 @@ def layer_map(spec: LayerMapSpec, *, student_layers: int, teacher_layers: int, o
     """
     M, N = student_layers, teacher_layers
     students = range(1, M + 1)
+    uniform = {m: (2 * m * N + M) // (2 * M) for m in students}
     match spec:
-        case "uniform" | "skip":
-            pairs = {m: (2 * m * N + M) // (2 * M) for m in students if spec == "uniform" or m < M}
+        case "uniform":
+            pairs = uniform
+        case "skip":
+            pairs = {m: n for m, n in uniform.items() if m < M}
         case "top":
             pairs = {m: m + N - M for m in students}
         case "bottom":
             pairs = {m: m for m in students}
+        case "middle":
+            pairs = {(M + 1) // 2: uniform[(M + 1) // 2]}
         case "last":
             pairs = {M: N}
         case _:

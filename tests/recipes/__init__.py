@@ -1,0 +1,1 @@
+"""Recipes: what ships, and how one goes under a configuration."""
