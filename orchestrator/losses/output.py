@@ -88,7 +88,7 @@ def sparse_soft_targets(
     *,
     topk_ids: Tensor,
     topk_logprobs: Tensor,
-    logsumexp: Tensor,
+    logsumexp: Tensor | None = None,
     logsumexp_t: Tensor | None = None,
     temperature: float = 1.0,
     tail: Tail = "ghost",

@@ -1,6 +1,6 @@
 """Softmax regression: the teacher's frozen head reads the student's states and its own.
 
-Shape legend: M positions, V vocabulary, D width of the teacher.
+Shape legend: M positions, V vocabulary, D width of the teacher, D' width of what its decoder reads.
 """
 
 from __future__ import annotations
@@ -32,26 +32,24 @@ def softmax_regression(
 ) -> LossSum:
     """Distance between what the teacher's head says to the student's states and to the teacher's.
 
-    Formula, with z = transform(h)·Wᵀ + b: cross-entropy Σ_positions −Σ_V softmax(z_T)·log softmax(z_S), or mse
-    Σ_positions (1/V)·‖z_S − z_T‖². The cross-entropy of equal states is the teacher's entropy, not zero; its gradient
-    is zero. The head is frozen, but the gradient passes through it to the student. Logits live chunk by chunk.
+    Formula, with z_S = transform(h_S)·Wᵀ + b and z_T likewise: cross-entropy Σ_positions −Σ_V softmax(z_T)·log
+    softmax(z_S), or mse Σ_positions (1/V)·‖z_S − z_T‖². The cross-entropy of equal states is the teacher's entropy, not
+    zero; its gradient is zero. The head is frozen, but the gradient passes through it to the student. Logits live
+    chunk by chunk.
 
     Paper: Yang et al. 2021; mse is what they released.
 
-    Inputs: student [M, D] float, after the learned connector; teacher [M, D] float, its hidden states of the layer
-    below the head; weight [V, D'] and bias [V] of the teacher's decoder; transform, the head's dense, activation and
-    LayerNorm [M, D] -> [M, D'], whose parameters are frozen by the caller, or None for the decoder alone.
+    Inputs: student [M, D] float, after the learned connector; teacher [M, D'] float, what its decoder reads, which is
+    after the transform; weight [V, D'] and bias [V] of the teacher's decoder; transform, the head's dense, activation
+    and LayerNorm [M, D] -> [M, D'], whose parameters are frozen by the caller, or None when the connector leads to D'.
 
     Related: `exact_soft_targets`, where the student has a head of its own.
 
     Example: softmax_regression(h, h, weight=w, bias=None, distance="mse") -> total 0
     """
-    transform = transform or _unchanged
-    states, dtype = transform(student), product_dtype(student)
-    with torch.no_grad():
-        answers = transform(teacher.to(student.dtype))
+    states, dtype = student if transform is None else transform(student), product_dtype(student)
     with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-        inputs, targets, matrix = states.to(dtype), answers.to(dtype), weight.to(dtype)
+        inputs, targets, matrix = states.to(dtype), teacher.to(dtype), weight.to(dtype)
         offset = None if bias is None else bias.to(dtype)
         gradient, values = torch.empty_like(inputs), []
         num_rows = max(1, chunk_bytes // (4 * len(weight)))
@@ -65,10 +63,6 @@ def softmax_regression(
     if torch.is_grad_enabled() and states.requires_grad:
         total = attach_gradients(total, inputs=[states], gradients=[gradient])
     return LossSum(total, torch.full((), len(student), dtype=torch.int64, device=student.device))
-
-
-def _unchanged(states: Tensor) -> Tensor:
-    return states
 
 
 def _cross_entropy(z: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

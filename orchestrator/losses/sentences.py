@@ -33,9 +33,22 @@ def parallel_sentences(student_source: Tensor, *, student_target: Tensor, teache
     Example: parallel_sentences(torch.zeros(1, 2), student_target=torch.ones(1, 2), teacher_source=torch.ones(1, 2))
     -> total 2, count 1
     """
-    goal = widen(teacher_source.detach())
-    distances = [(widen(vectors) - goal).square().sum(-1) for vectors in (student_source, student_target)]
-    return masked_sum(distances[0] + distances[1], None)
+    halves = [sentence_mse(vectors, teacher_source) for vectors in (student_source, student_target)]
+    return LossSum(halves[0].total + halves[1].total, halves[0].count)
+
+
+def sentence_mse(student: Tensor, teacher: Tensor) -> LossSum:
+    """Squared distance between a student's vector of a sentence and the teacher's of it, or of what it translates.
+
+    Formula: Σ_sentences ‖M̂(t) − M(s)‖², a sum over the width: one of the two halves of `parallel_sentences`.
+
+    Paper: Reimers & Gurevych 2020.
+
+    Inputs: student and teacher float [B, D].
+
+    Example: sentence_mse(torch.zeros(1, 2), torch.ones(1, 2)) -> total 2, count 1
+    """
+    return masked_sum((widen(student) - widen(teacher.detach())).square().sum(-1), None)
 
 
 def contrastive(student: Tensor, teacher: Tensor, *, temperature: float = 0.05) -> LossSum:

@@ -53,7 +53,12 @@ def merge_duplicates(ids: Tensor, *, log_probs: Tensor) -> SparseTargets:
 
 
 def top_k_targets(
-    ids: Tensor, *, log_probs: Tensor, logsumexp: Tensor, logsumexp_t: Tensor | None, temperature: float
+    ids: Tensor,
+    *,
+    log_probs: Tensor,
+    logsumexp: Tensor | None = None,
+    logsumexp_t: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> SparseTargets:
     """The teacher's k best ids with their mass under softmax(z_T / T) over the teacher's *whole* vocabulary.
 
@@ -61,16 +66,16 @@ def top_k_targets(
     which half-precision storage can cause, is scaled back to one.
 
     Inputs: ids int64 [M, K] of the student with -1 for none, log_probs float [M, K] at temperature 1, logsumexp
-    float [M] of the raw logits, logsumexp_t float [M] at `temperature` (None will do when that is 1).
+    float [M] of the raw logits, logsumexp_t float [M] at `temperature` (None will do for both when that is 1).
 
-    Errors: ValueError when `temperature` is not 1 and `logsumexp_t` is missing; a truncated list cannot replace it.
+    Errors: ValueError when `temperature` is not 1 and one of the two is missing; a truncated list cannot replace it.
     """
     log_probs = widen(log_probs.detach())
     if temperature != 1.0:
-        if logsumexp_t is None:
+        if logsumexp is None or logsumexp_t is None:
             raise ValueError(
-                f"soft targets at temperature {temperature} need the teacher's log-partition at that temperature; "
-                "capture it with the signal"
+                f"soft targets at temperature {temperature} need the teacher's log-partition at 1 and at that "
+                "temperature; capture them with the signal"
             )
         log_probs = (log_probs + logsumexp.detach().unsqueeze(-1)) / temperature - logsumexp_t.detach().unsqueeze(-1)
     targets = merge_duplicates(ids, log_probs=log_probs)

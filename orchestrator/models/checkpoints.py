@@ -53,9 +53,12 @@ class CheckpointInfo:
     architecture: str  # `model_type` of config.json
     depth: int
     width: int
+    heads: int
     vocab_size: int
     has_head: bool
     num_parameters: int
+    embedding_width: int  # of the word embeddings, and of what the decoder reads
+    windows: tuple[int | None, ...]  # of each layer: how many positions apart tokens may look at each other; None: all
 
 
 def describe_checkpoint(path: str, *, revision: str | None = None) -> CheckpointInfo:
@@ -87,9 +90,12 @@ def describe_checkpoint(path: str, *, revision: str | None = None) -> Checkpoint
         architecture=model_type,
         depth=_number(config, keys.depth, path),
         width=_number(config, keys.width, path),
+        heads=_number(config, keys.heads, path),
         vocab_size=_number(config, "vocab_size", path),
         has_head=f"{architecture.head.dense}.weight" in shapes,
         num_parameters=sum(math.prod(shape) for shape in shapes.values()),
+        embedding_width=_number(config, "embedding_size" if "embedding_size" in config else keys.width, path),
+        windows=_windows(config, depth=_number(config, keys.depth, path)),
     )
 
 
@@ -245,6 +251,19 @@ def _read_json(file: Path, purpose: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise DataError(f"{file} holds no JSON object; fetch the checkpoint again")
     return content
+
+
+def _windows(config: Mapping[str, object], *, depth: int) -> tuple[int | None, ...]:
+    """Of ModernBERT's layers: half of `local_attention` where a layer is local; other architectures have no such key."""
+    reach = config.get("local_attention")
+    if not isinstance(reach, int):
+        return (None,) * depth
+    kinds = config.get("layer_types")
+    if not isinstance(kinds, list):
+        every = config.get("global_attn_every_n_layers")
+        step = every if isinstance(every, int) and every > 0 else 3
+        kinds = ["sliding_attention" if layer % step else "full_attention" for layer in range(depth)]
+    return tuple(reach // 2 if kind == "sliding_attention" else None for kind in kinds[:depth])
 
 
 def _number(config: Mapping[str, object], key: str, path: str) -> int:

@@ -1,7 +1,7 @@
-"""Batches for one student and one language: rows gathered from shards, ids in the student's vocabulary.
+"""Batches for one student and one language: rows gathered from the tables of units, ids in the student's vocabulary.
 
-Shape legend: B rows, L tokens of the longest row, N tokens without padding, M masked positions, K kept ids,
-V vocabulary (T teacher's, S student's), D width. Flat positions index the [B·L] tokens of the padded batch.
+Shape legend: B rows, L tokens of the longest row, N tokens without padding, M masked positions, P positions of which
+the teacher's distribution is known, K kept ids, V vocabulary (T teacher's, S student's), D width.
 """
 
 from __future__ import annotations
@@ -14,60 +14,26 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, HiddenCodec, Int64, SignalRequest
+from orchestrator.records import Array, Int64, SignalRequest, StateKey
 from orchestrator.signals.codecs import decode_hidden
-from orchestrator.signals.schema import hidden_table, logsumexp_column
+from orchestrator.signals.draws import decode_draws, first_drawn
+from orchestrator.signals.schema import (
+    ROW_TABLES,
+    drawn_table,
+    draws_table,
+    head_states_table,
+    partition_table,
+    rows_of,
+    state_table,
+    topk_table,
+)
+from orchestrator.students.batch import Batch, TeacherTargets
 from orchestrator.students.ids import IdMap
 from orchestrator.students.rows import Window, index_rows
 from orchestrator.students.source import Asked, Source
 
-
-@dataclass(frozen=True)
-class TeacherTargets:
-    """What the teacher said at M masked positions, in student ids; -1 where the student has no such id."""
-
-    topk_ids: Tensor  # int64 [M, K]
-    topk_logprobs: Tensor  # float32 [M, K] at temperature 1, over the teacher's full vocabulary
-    log_partition: dict[float, Tensor]  # temperature -> float32 [M], log Σ exp(z / T) of the teacher's logits z
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch of one language."""
-
-    language: str
-    input_ids: Tensor  # int64 [B, L], student ids, padded on the right
-    attention_mask: Tensor  # int64 [B, L]
-    token_positions: Tensor  # int64 [N] flat positions of the tokens that are no padding
-    masked_positions: Tensor  # int64 [M] flat positions
-    labels: Tensor  # int64 [M], -1 where the student's vocabulary lacks the token
-    targets: TeacherTargets | None
-    hidden: dict[int, Tensor]  # teacher layer -> float32 [N, D_T]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens without padding."""
-        return len(self.token_positions)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        if device.type == "cpu":
-            return self
-        targets = self.targets and TeacherTargets(
-            topk_ids=self.targets.topk_ids.to(device, non_blocking=True),
-            topk_logprobs=self.targets.topk_logprobs.to(device, non_blocking=True),
-            log_partition={t: z.to(device, non_blocking=True) for t, z in self.targets.log_partition.items()},
-        )
-        return Batch(
-            language=self.language,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            token_positions=self.token_positions.to(device, non_blocking=True),
-            masked_positions=self.masked_positions.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            targets=targets,
-            hidden={layer: values.to(device, non_blocking=True) for layer, values in self.hidden.items()},
-        )
+#: Columns of some rows of some units, one after the other: table -> column -> array.
+_Gathered = Mapping[str, Mapping[str, Array]]
 
 
 class BatchReader:
@@ -83,13 +49,13 @@ class BatchReader:
                 f"{source.folder} lacks signals that the objectives need ({request}); run `orch precompute-teacher`."
             )
         self.language, self.request, self.sizes = language, request, source.sizes(language)
-        self._source, self._ids, self._codec = source, ids, source.codec
-        self._tables = ("texts", "tokens", "masked", *map(hidden_table, request.hidden_layers))
+        self._source, self._ids = source, ids
+        self._names = _Names.of(request, stored=source.request)
         self._checked: set[int] = set()
 
     def ask(self, unit: int) -> Asked:
         """Ask for what the student reads of a unit; returns at once."""
-        return self._source.ask(unit, self._tables)
+        return self._source.ask(unit, (*ROW_TABLES, *self._names.all()))
 
     def open(self, units: Sequence[Asked]) -> Window:
         """The window of these units, waited for; StoreError when their ids belong to another tokenizer."""
@@ -105,24 +71,23 @@ class BatchReader:
         """The batch of these rows (ordered by unit, which no loss depends on)."""
         index = window.rows
         rows = rows[np.argsort(index.shard[rows], kind="stable")]
-        parts = [
-            self._gather(window, shard, rows[index.shard[rows] == shard]) for shard in np.unique(index.shard[rows])
-        ]
+        parts = [self._gather(window, unit, rows[index.shard[rows] == unit]) for unit in np.unique(index.shard[rows])]
+        found = {
+            table: {name: _join([part[table][name] for part in parts]) for name in parts[0][table]}
+            for table in parts[0]
+        }
         lengths = index.num_tokens[rows].astype(np.int64)
-        num_masked = index.num_masked[rows].astype(np.int64)
         longest = int(lengths.max())
+        first_tokens = np.cumsum(lengths) - lengths
         token_positions = _ranges(np.arange(len(rows)) * longest, lengths)
-
-        label = _join(parts, "label_id")
-        input_id = _join(parts, "input_id")
-        masked_token = _join(parts, "masked_token")  # counted within its row
-        row_start = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        masked_in_tokens = masked_token + np.repeat(row_start, num_masked)
+        input_id, label = found["tokens"]["input_id"], found["masked"]["label_id"]
+        # counted within the row where it was gathered
+        masked_tokens = found["masked"]["token"] + np.repeat(first_tokens, index.num_masked[rows])
 
         student_ids = self._ids.inputs[input_id]
-        shown = input_id[masked_in_tokens]
+        shown = input_id[masked_tokens]
         is_random = (shown != label) & (shown != self._ids.teacher_mask)
-        student_ids[masked_in_tokens[is_random]] = self._ids.random[shown[is_random]]
+        student_ids[masked_tokens[is_random]] = self._ids.random[shown[is_random]]
         padded = np.full(len(rows) * longest, self._ids.pad, np.int64)
         padded[token_positions] = student_ids
         attention = np.zeros(len(rows) * longest, np.int64)
@@ -133,39 +98,108 @@ class BatchReader:
             input_ids=torch.from_numpy(padded.reshape(len(rows), longest)),
             attention_mask=torch.from_numpy(attention.reshape(len(rows), longest)),
             token_positions=torch.from_numpy(token_positions),
-            masked_positions=torch.from_numpy(token_positions[masked_in_tokens]),
+            first_tokens=torch.from_numpy(first_tokens),
+            masked_positions=torch.from_numpy(token_positions[masked_tokens]),
+            masked_tokens=torch.from_numpy(masked_tokens),
             labels=torch.from_numpy(self._ids.targets[label]),
-            targets=self._targets(parts),
-            hidden={layer: _hidden(parts, layer, self._codec) for layer in self.request.hidden_layers},
+            teacher_ids=torch.from_numpy(input_id.astype(np.int64)),
+            known_ids=torch.from_numpy(self._ids.targets[input_id]),
+            at_all_tokens=self.request.at_all_tokens,
+            targets=self._targets(found, num_positions=len(input_id if self.request.at_all_tokens else label)),
+            states={key: self._states(found[table]) for key, table in self._names.states.items()},
         )
 
-    def _gather(self, window: Window, shard: int, rows: Int64) -> dict[str, Array]:
-        index, tables = window.rows, window.shards[int(shard)]
-        tokens = _ranges(index.first_token[rows], index.num_tokens[rows].astype(np.int64))
+    def _gather(self, window: Window, unit: int, rows: Int64) -> dict[str, dict[str, Array]]:
+        """What the student reads of rows of one unit; masked tokens are counted within their rows."""
+        index, tables = window.rows, window.shards[int(unit)]
         num_masked = index.num_masked[rows].astype(np.int64)
+        tokens = _ranges(index.first_token[rows], index.num_tokens[rows].astype(np.int64))
         masked = _ranges(index.first_masked[rows], num_masked)
-        part: dict[str, Array] = {
-            "input_id": tables["tokens"]["input_id"][tokens],
-            "label_id": tables["masked"]["label_id"][masked],
-            "masked_token": tables["masked"]["token"][masked] - np.repeat(index.first_token[rows], num_masked),
+        token = tables["masked"]["token"][masked]
+        found: dict[str, dict[str, Array]] = {
+            "tokens": {"input_id": tables["tokens"]["input_id"][tokens]},
+            "masked": {
+                "label_id": tables["masked"]["label_id"][masked],
+                "token": token - np.repeat(index.first_token[rows], num_masked),
+            },
         }
-        if self.request.top_k:
-            names = ["topk_ids", "topk_logprobs", *map(logsumexp_column, (1.0, *self.request.temperatures))]
-            part |= {name: tables["masked"][name][masked] for name in names}
-        for layer in self.request.hidden_layers:
-            part |= {f"{layer}.{name}": column[tokens] for name, column in tables[hidden_table(layer)].items()}
-        return part
+        for table in self._names.all():
+            if rows_of(table) == "drawn":
+                continue
+            # a distribution of every token is read where this student compares it
+            of_tokens = rows_of(table) == "token"
+            places = masked if not of_tokens else tokens if self._names.reads_all(table, self.request) else token
+            found[table] = {name: column[places] for name, column in tables[table].items()}
+            if table == self._names.draws:
+                distinct = tables[table]["distinct"]
+                drawn = _ranges(first_drawn(distinct)[places], distinct[places].astype(np.int64))
+                found[self._names.drawn] = {"code": tables[self._names.drawn]["code"][drawn]}
+        return found
 
-    def _targets(self, parts: list[dict[str, Array]]) -> TeacherTargets | None:
-        if not self.request.top_k:
-            return None
-        kept = slice(None, self.request.top_k)  # the store keeps them in descending order
-        partitions = {t: _join(parts, logsumexp_column(t)) for t in (1.0, *self.request.temperatures)}
+    def _targets(self, found: _Gathered, *, num_positions: int) -> TeacherTargets:
+        names = self._names
+        ids, log_probs = np.zeros((num_positions, 0), np.int64), np.zeros((num_positions, 0), np.float32)
+        drawn, counts = ids, ids
+        states = torch.zeros(num_positions, 0)
+        if names.topk:
+            kept = slice(None, self.request.top_k)  # they are stored in descending order
+            ids = self._ids.known(found[names.topk]["topk_ids"][:, kept])
+            log_probs = found[names.topk]["topk_logprobs"][:, kept].astype(np.float32)
+        if names.draws:
+            codes = found[names.drawn]["code"]
+            drawn, counts = decode_draws(found[names.draws]["distinct"], codes, draws=names.num_draws)
+            drawn = self._ids.known(drawn)
+        if names.head_states:
+            states = torch.from_numpy(decode_hidden(found[names.head_states], "fp16"))
         return TeacherTargets(
-            topk_ids=torch.from_numpy(self._ids.targets[_join(parts, "topk_ids")[:, kept]]),
-            topk_logprobs=torch.from_numpy(_join(parts, "topk_logprobs")[:, kept].astype(np.float32)),
-            log_partition={t: torch.from_numpy(z.astype(np.float32)) for t, z in partitions.items()},
+            topk_ids=torch.from_numpy(ids),
+            topk_logprobs=torch.from_numpy(log_probs),
+            drawn_ids=torch.from_numpy(drawn),
+            drawn_counts=torch.from_numpy(counts),
+            head_states=states,
+            log_partition={
+                temperature: torch.from_numpy(found[table]["logsumexp"].astype(np.float32))
+                for temperature, table in names.partitions.items()
+            },
         )
+
+    def _states(self, columns: Mapping[str, Array]) -> Tensor:
+        return torch.from_numpy(decode_hidden(columns, self._source.codec))
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The tables of a source that a request reads; empty where it reads none."""
+
+    topk: str
+    partitions: Mapping[float, str]
+    draws: str
+    drawn: str
+    num_draws: int
+    head_states: str
+    states: Mapping[StateKey, str]
+
+    @classmethod
+    def of(cls, request: SignalRequest, *, stored: SignalRequest) -> _Names:
+        temperatures = (1.0, *request.temperatures) if request.temperatures else ()
+        return cls(
+            topk=topk_table(stored) if request.top_k else "",
+            partitions={temperature: partition_table(stored, temperature) for temperature in temperatures},
+            draws=draws_table(stored) if request.draws else "",
+            drawn=drawn_table(stored) if request.draws else "",
+            num_draws=stored.draws,
+            head_states=head_states_table(stored) if request.head_states else "",
+            states={key: state_table(key) for key in request.states},
+        )
+
+    def all(self) -> list[str]:
+        """Every table that is read."""
+        named = [self.topk, *self.partitions.values(), self.draws, self.drawn, self.head_states, *self.states.values()]
+        return [name for name in named if name]
+
+    def reads_all(self, table: str, request: SignalRequest) -> bool:
+        """Whether a table with a row per token is read at every token, and not at the masked ones alone."""
+        return request.at_all_tokens or table in self.states.values()
 
 
 def _ranges(starts: Int64, lengths: Int64) -> Int64:
@@ -174,13 +208,5 @@ def _ranges(starts: Int64, lengths: Int64) -> Int64:
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
 
 
-def _join(parts: list[dict[str, Array]], name: str) -> Array:
-    return parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
-
-
-def _hidden(parts: list[dict[str, Array]], layer: int, codec: HiddenCodec) -> Tensor:
-    prefix = f"{layer}."
-    columns: Mapping[str, Array] = {
-        name.removeprefix(prefix): _join(parts, name) for name in parts[0] if name.startswith(prefix)
-    }
-    return torch.from_numpy(decode_hidden(columns, codec)).float()
+def _join(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

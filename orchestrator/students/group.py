@@ -7,7 +7,7 @@ D width (T teacher's, S student's).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.config.models import ShareSection
+from orchestrator.config.objectives import Positions
 from orchestrator.models.encoder import Encoder
 from orchestrator.records import StateKey
-from orchestrator.students.batches import Batch
+from orchestrator.students.batch import Batch
 
 #: Students -> the parameters that they, and no others, train; under the parameters' names.
 Parts: TypeAlias = Mapping[tuple[str, ...], Mapping[str, nn.Parameter]]
@@ -28,10 +29,18 @@ Parts: TypeAlias = Mapping[tuple[str, ...], Mapping[str, nn.Parameter]]
 class StudentOutput:
     """What the objectives see of one student's forward pass."""
 
-    hidden: dict[int, Tensor]  # student layer -> [N, D_S]
-    head_states: Tensor | None  # [M, D'], None when no objective reads the output layer
+    states: Mapping[StateKey, Tensor]  # [B, L, D_S]
+    last: Tensor  # [B, L, D_S]
+    head_at: Positions | None
+    head_states: Tensor | None  # [M, D'] at masked positions or [N, D'] at all tokens; None when no objective reads it
+    embedding_weight: Tensor  # [V, D_S]
     decoder_weight: Tensor  # [V, D']
     decoder_bias: Tensor | None  # [V]
+
+    def head_states_at(self, positions: Positions, batch: Batch) -> Tensor:
+        """What the decoder reads at masked positions, or at all tokens if the head ran there."""
+        assert self.head_states is not None
+        return self.head_states if positions == self.head_at else self.head_states[batch.masked_tokens]
 
 
 class StudentGroup(nn.Module):
@@ -72,17 +81,19 @@ class StudentGroup(nn.Module):
             return self.encoder(name).word_embeddings.weight
         return F.embedding(self.get_buffer(f"slice_{self.names.index(name)}"), self.embedding)
 
-    def run(self, name: str, batch: Batch, *, layers: Sequence[int], needs_head: bool) -> StudentOutput:
-        """One forward pass of one student; the head runs at the masked positions only."""
+    def run(self, name: str, batch: Batch, *, states: Collection[StateKey], head_at: Positions | None) -> StudentOutput:
+        """One forward pass of one student; the head runs where it is wanted, and nowhere else."""
         encoder = self.encoder(name)
         weight = self.embedding_weight(name)
-        keys = [StateKey("hidden", layer) for layer in layers]
-        output = encoder(None, batch.attention_mask, states=keys, inputs_embeds=F.embedding(batch.input_ids, weight))
-        hidden = {key.layer: states.flatten(0, 1)[batch.token_positions] for key, states in output.states.items()}
+        output = encoder(None, batch.attention_mask, states=states, inputs_embeds=F.embedding(batch.input_ids, weight))
+        read = None if head_at is None else output.last.flatten(0, 1)[batch.positions_at(head_at)]
         tied = encoder.decoder_weight is encoder.word_embeddings.weight
         return StudentOutput(
-            hidden=hidden,
-            head_states=encoder.head_states(output.last.flatten(0, 1)[batch.masked_positions]) if needs_head else None,
+            states=output.states,
+            last=output.last,
+            head_at=head_at,
+            head_states=None if read is None else encoder.head_states(read),
+            embedding_weight=weight,
             decoder_weight=weight if tied else encoder.decoder_weight,
             decoder_bias=encoder.decoder_bias,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, Int32, SpecialIds
+from orchestrator.records import Array, Int32, Int64, SpecialIds
 
 #: Knuth's multiplier: neighbouring teacher ids land far apart.
 _SCATTER = np.uint64(2654435761)
@@ -28,6 +28,12 @@ class IdMap:
         ordinary = np.setdiff1d(np.arange(student_size), sorted(student_special.all()))
         scattered = ordinary[np.arange(self.size, dtype=np.uint64) * _SCATTER % np.uint64(len(ordinary))]
         self.random = np.where(table >= 0, table, scattered).astype(np.int64)
+
+    def known(self, ids: Array) -> Int64:
+        """Student ids of teacher ids of any shape, int64; -1 for -1, where there is none, and for padding rows."""
+        whole = ids.astype(np.int64)
+        inside = (whole >= 0) & (whole < self.size)
+        return np.where(inside, self.targets[np.where(inside, whole, 0)], -1)
 
     def check(self, ids: Array, *, where: str) -> None:
         """Raise a StoreError for ids that the table does not have: they belong to another tokenizer."""

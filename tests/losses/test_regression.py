@@ -51,7 +51,7 @@ def test_agreement_with_torch(distance: Distance, chunk_bytes: int) -> None:
     logits, goal = (F.linear(head(h), WEIGHT, BIAS) for h in (student, teacher))
     expected = F.mse_loss(logits, goal) if distance == "mse" else F.cross_entropy(logits, goal.softmax(-1))
     loss = softmax_regression(
-        student, teacher, weight=WEIGHT, bias=BIAS, transform=head, distance=distance, chunk_bytes=chunk_bytes
+        student, head(teacher), weight=WEIGHT, bias=BIAS, transform=head, distance=distance, chunk_bytes=chunk_bytes
     )
     torch.testing.assert_close(loss.total / loss.count, expected)
     (theirs,) = torch.autograd.grad(expected, student)
@@ -80,7 +80,8 @@ def test_gradcheck(distance: Distance) -> None:
 def test_at_equality_the_gradient_is_zero_and_neither_teacher_nor_head_gets_one(distance: Distance) -> None:
     student, teacher = states(0).requires_grad_(), states(0).requires_grad_()
     weight, bias = WEIGHT.clone().requires_grad_(), BIAS.clone().requires_grad_()
-    loss = softmax_regression(student, teacher, weight=weight, bias=bias, transform=transform(), distance=distance)
+    head = transform()
+    loss = softmax_regression(student, head(teacher), weight=weight, bias=bias, transform=head, distance=distance)
     loss.total.backward()
     assert student.grad is not None
     assert student.grad.abs().max().item() < 1e-6
