@@ -18,9 +18,9 @@ def weight_at(weight: Weight, *, step: int, steps: int) -> float:
             return weight.value if weight.first_step <= step <= last else 0.0
         case RampSection():
             first, last = weight.first_step, steps if weight.last_step is None else weight.last_step
-            if step >= last:
-                return weight.end
-            share = max(0, step - first) / (last - first)
+            if not first < step < last:
+                return weight.end if step >= last else weight.start
+            share = (step - first) / (last - first)
             if weight.schedule == "cosine":
                 share = 0.5 * (1.0 - math.cos(math.pi * share))
             return weight.start + share * (weight.end - weight.start)

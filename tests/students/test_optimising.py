@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import Parameter
 
+from orchestrator.config.phases import PhaseSpec, whole_training
 from orchestrator.config.run import TrainingSection
 from orchestrator.students.optimising import clip_gradients, learning_rate, make_optimiser, set_learning_rate
 
@@ -17,18 +18,22 @@ def training(**options: object) -> TrainingSection:
     return TrainingSection.model_validate(usual | options)
 
 
+def rate(step: int, section: TrainingSection) -> float:
+    return learning_rate(step, section, whole_training((), section))
+
+
 def test_warm_up_is_linear_and_decays_end_where_they_should() -> None:
     linear = training()
-    assert learning_rate(1, linear) == pytest.approx(0.2)
-    assert learning_rate(5, linear) == pytest.approx(1.0)
-    assert learning_rate(10, linear) == 2.0
-    assert learning_rate(55, linear) == pytest.approx(1.0)
-    assert learning_rate(100, linear) == 0.0
+    assert rate(1, linear) == pytest.approx(0.2)
+    assert rate(5, linear) == pytest.approx(1.0)
+    assert rate(10, linear) == 2.0
+    assert rate(55, linear) == pytest.approx(1.0)
+    assert rate(100, linear) == 0.0
     cosine = training(decay="cosine")
-    assert learning_rate(55, cosine) == pytest.approx(1.0)
-    assert learning_rate(100, cosine) == pytest.approx(0.0)
-    assert learning_rate(25, cosine) > learning_rate(25, linear)
-    assert {learning_rate(step, training(decay="constant")) for step in range(10, 101)} == {2.0}
+    assert rate(55, cosine) == pytest.approx(1.0)
+    assert rate(100, cosine) == pytest.approx(0.0)
+    assert rate(25, cosine) > rate(25, linear)
+    assert {rate(step, training(decay="constant")) for step in range(10, 101)} == {2.0}
 
 
 @given(
@@ -40,12 +45,22 @@ def test_the_rate_rises_to_its_height_once_and_never_leaves_the_range(
     steps: int, warmup_share: float, decay: str
 ) -> None:
     section = training(steps=steps, warmup_share=warmup_share, decay=decay)
-    rates = [learning_rate(step, section) for step in range(1, steps + 1)]
+    rates = [rate(step, section) for step in range(1, steps + 1)]
     assert max(rates) == 2.0
     assert min(rates) >= 0.0
     top = rates.index(2.0)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_a_phase_with_a_rate_of_its_own_warms_up_and_decays_within_itself() -> None:
+    section = training()
+    own = PhaseSpec("b", 41, 60, (), learning_rate=0.5)
+    alone = training(steps=20, learning_rate=0.5)
+    for step in range(41, 61):
+        assert learning_rate(step, section, own) == rate(step - 40, alone)
+    without = PhaseSpec("b", 41, 60, ())
+    assert learning_rate(50, section, without) == rate(50, section)
 
 
 def test_matrices_are_decayed_and_vectors_are_not() -> None:

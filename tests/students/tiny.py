@@ -19,13 +19,16 @@ from orchestrator.config.objectives import (
     Objective,
     SoftTargetsObjective,
 )
+from orchestrator.config.phases import PhaseSpec, whole_training
 from orchestrator.config.run import TrainingSection
 from orchestrator.config.setups import GroupSpec, StudentSpec
 from orchestrator.corpus.store import Corpus, build_corpus
+from orchestrator.models.checkpoints import describe_checkpoint
 from orchestrator.models.quiet import quiet_transformers
-from orchestrator.records import BatchPlan, HiddenCodec, SignalRequest, Unit
+from orchestrator.records import BatchPlan, HiddenCodec, SignalRequest, StateKey, StateKind, Unit
 from orchestrator.signals.counting import token_counts
 from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.schema import TeacherSizes
 from orchestrator.signals.store import Store
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.job import GroupJob, TeacherFacts
@@ -38,7 +41,8 @@ LANGUAGES = ("aa", "bb")
 NUM_TEXTS = 160
 TEXTS_PER_UNIT = 60
 MAX_LENGTH = 24
-TOP_K = 12
+TOP_K, DRAWS = 12, 20
+KINDS: tuple[StateKind, ...] = ("hidden", "query", "key", "value")
 SYLLABLES = {
     "aa": ("ka", "lo", "mi", "ne", "su", "ta", "ri", "vo"),
     "bb": ("sch", "ung", "ein", "kat", "lor", "brü", "ta", "mi"),
@@ -91,10 +95,14 @@ def make_world(root: Path) -> World:
     other = _write_other(root / "other", sentences["bb"])
     teachers = {
         "mixed": TeacherFacts(
-            TeacherSection(languages=LANGUAGES, model=str(mixed), device="cpu"), root / "signals/mixed", 4, 32
+            TeacherSection(languages=LANGUAGES, model=str(mixed), device="cpu"),
+            root / "signals/mixed",
+            describe_checkpoint(str(mixed)),
         ),
         "other": TeacherFacts(
-            TeacherSection(languages=("bb",), model=str(other), device="cpu"), root / "signals/other", 3, 24
+            TeacherSection(languages=("bb",), model=str(other), device="cpu"),
+            root / "signals/other",
+            describe_checkpoint(str(other)),
         ),
     }
     codecs: dict[str, HiddenCodec] = {"mixed": "fp16", "other": "int8"}
@@ -106,18 +114,19 @@ def student(
     name: str,
     *languages: str,
     objectives: Sequence[Objective] = ALL,
+    phases: Sequence[PhaseSpec] = (),
     teachers: Mapping[str, str] | None = None,
     template: StudentTemplate = STUDENT,
     origin: str | None = None,
 ) -> StudentSpec:
-    """A student of teacher `mixed`, unless `teachers` says otherwise."""
+    """A student of teacher `mixed`, unless `teachers` says otherwise; `phases` in place of `objectives`."""
     return StudentSpec(
         name=name,
         role="student",
         template=template,
         languages=languages,
         teachers=dict(teachers) if teachers is not None else dict.fromkeys(languages, "mixed"),
-        objectives=tuple(objectives),
+        phases=tuple(phases) or (whole_training(objectives, TRAINING),),
         origin=origin or name,
     )
 
@@ -133,13 +142,15 @@ def make_job(
     **training: object,
 ) -> GroupJob:
     """A group's job; `vocabulary` None takes that of each student's languages. Further options are of `training`."""
+    section = TrainingSection.model_validate(TRAINING.model_dump() | training)
+    students = tuple(_trained_for(section.steps, one) for one in students)
     names = sorted({name for one in students for name in one.teachers.values()})
     return GroupJob(
         group=GroupSpec("group", students),
         setup="explicit",
         root=root,
         seed=seed,
-        training=TrainingSection.model_validate(TRAINING.model_dump() | training),
+        training=section,
         share=share or ShareSection(),
         alpha=0.7,
         max_epochs=100.0,
@@ -154,14 +165,7 @@ def make_job(
 
 def request_of(world: World, one: StudentSpec, teacher: str) -> SignalRequest:
     """What a student asks of a teacher."""
-    return requested_signals(
-        one.objectives,
-        one.template,
-        teacher=teacher,
-        teacher_layers=world.facts[teacher].depth,
-        teacher_vocabulary=100,
-        teacher_has_head=True,
-    )
+    return requested_signals(one.objectives, one.template, teacher=teacher, info=world.facts[teacher].info)
 
 
 def whole(reader: BatchReader) -> Window:
@@ -172,6 +176,11 @@ def whole(reader: BatchReader) -> Window:
 def with_training(job: GroupJob, **training: object) -> GroupJob:
     """The same job with other options of `training`."""
     return replace(job, training=TrainingSection.model_validate(job.training.model_dump() | training))
+
+
+def _trained_for(steps: int, one: StudentSpec) -> StudentSpec:
+    """The student with its last phase ending where training ends."""
+    return replace(one, phases=(*one.phases[:-1], replace(one.phases[-1], last_step=steps)))
 
 
 def _usual_vocabulary(one: StudentSpec) -> str:
@@ -263,14 +272,24 @@ def _listen(name: str, facts: TeacherFacts, corpus: Corpus, section: CorpusSecti
         total = corpus.info(language, "train").num_texts
         for first in range(0, total, TEXTS_PER_UNIT):
             units.append(Unit(name, len(units), language, first, min(TEXTS_PER_UNIT, total - first)))
-    assert facts.depth is not None
+    info = facts.info
+    assert info is not None
+    layers = range(1, info.depth + 1)
+    states = [StateKey(kind, layer) for kind in KINDS for layer in layers] + [StateKey("hidden", 0)]
     store = Store.create(
         facts.store,
         teacher=name,
         fingerprint=Fingerprint({"corpus": corpus.fingerprint, "teacher": name}),
-        request=SignalRequest(top_k=TOP_K, temperatures=(2.0,), hidden_layers=tuple(range(facts.depth + 1))),
+        request=SignalRequest(
+            top_k=TOP_K,
+            temperatures=(2.0,),
+            draws=DRAWS,
+            head_states=True,
+            at_all_tokens=True,
+            states=tuple(sorted(states)),
+        ),
         codec=codec,
-        width=facts.width,
+        sizes=TeacherSizes(width=info.width, head_width=info.embedding_width, vocab_size=info.vocab_size),
         languages=list(facts.section.languages),
         units=units,
     )

@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 
 from tests.vocab_tools.tiny import make_tokenizer
 from vocab_tools import VocabularyError, carry_embeddings
-from vocab_tools.embeddings import mean_over_pieces
+from vocab_tools.embeddings import carry_bias, mean_over_pieces
 from vocab_tools.pieces import cut_tokens
 from vocab_tools.read import read_tokenizer
 
@@ -208,3 +208,27 @@ def test_what_does_not_fit_is_said() -> None:
     matrix[1, 0] = np.nan
     with pytest.raises(VocabularyError, match=r"row 1 .* not finite"):
         carry_embeddings({"t": matrix}, {"t": table}, size=3, width=2, seed=0, priority=["t"])
+
+
+def test_the_bias_goes_where_its_row_went() -> None:
+    bias = np.array([0.5, -1.0, 2.0, 7.0], dtype=np.float16)
+    carried = carry_bias({"t": bias}, {"t": int32(2, -1, 0, 1)}, size=4, priority=["t"])
+    assert carried.dtype == np.float32
+    np.testing.assert_allclose(carried, [2.0, 7.0, 0.5, (2.0 + 7.0 + 0.5) / 3])  # nobody has the last token
+
+
+def test_biases_of_several_teachers_agree_on_average_where_both_have_a_token() -> None:
+    biases = {"a": np.array([1.0, 3.0]), "b": np.array([10.0, 12.0, 20.0])}
+    maps = {"a": int32(0, 1), "b": int32(0, 1, 2)}
+    carried = carry_bias(biases, maps, size=3, priority=["a", "b"])
+    np.testing.assert_allclose(carried, [1.0, 3.0, 20.0 - 9.0])  # means 2 and 11 on the shared two
+    apart = carry_bias(biases, {"a": int32(0, -1), "b": int32(-1, 1, 2)}, size=3, priority=["a", "b"])
+    np.testing.assert_allclose(apart, [1.0, 1.0 - 4.0, 1.0 + 4.0])  # nothing shared: mean to mean
+
+
+def test_a_token_that_is_cut_gets_the_mean_bias_of_its_pieces() -> None:
+    pieces = {"t": {2: [0, 1], 0: [1, 1]}}
+    carried = carry_bias({"t": np.array([1.0, 3.0])}, {"t": int32(0, 1)}, size=3, priority=["t"], pieces=pieces)
+    np.testing.assert_allclose(carried, [1.0, 3.0, 2.0])
+    nothing = carry_bias({"t": np.array([1.0])}, {"t": int32(-1)}, size=2, priority=["t"])
+    np.testing.assert_array_equal(nothing, [0.0, 0.0])
