@@ -1,4 +1,4 @@
-"""Ray, started on this machine or joined; the only file that imports it, and only when it is used."""
+"""Ray, started on this machine or joined; it is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal
 
+from orchestrator.cluster.base import Cluster, InProcess
+from orchestrator.cluster.pools import Pool, PoolPlan
+from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
-from orchestrator.cluster.units import Cluster, Host, InProcess, Outcome, R, Reply, U, Work, set_environment
+from orchestrator.cluster.units import Host, Outcome, R, Reply, U, Work, own_threads, set_environment
 from orchestrator.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -55,6 +58,16 @@ class RayCluster(Cluster):
         finally:
             self.num_lost += scheduler.num_lost
 
+    @contextmanager
+    def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
+        """Actors that Ray starts anew when they die."""
+        self._check_room(plan.cpus, plan.gpus)
+        with open_ray_pool(plan) as pool:
+            try:
+                yield pool
+            finally:
+                self.num_lost += pool.num_restarted()
+
     def _check_room(self, cpus: float, gpus: float) -> None:
         import ray
 
@@ -82,8 +95,8 @@ class _RayActors(Generic[R]):
         return self._class.remote()
 
     def call(self, actor: ActorHandle, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
-        if method == "settle":  # Ray limits OpenMP to the reserved cores; how many threads is for the worker to say
-            argument = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+        if method == "settle":
+            argument = own_threads()
         return getattr(actor, method).remote(argument)
 
     def wait(self, refs: list[ObjectRef], timeout_seconds: float | None) -> ObjectRef | None:

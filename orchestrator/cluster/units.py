@@ -1,4 +1,4 @@
-"""Units of work, the workers that do them, and what becomes of them; without Ray, and so the in-process twin too.
+"""Units of work, the workers that do them, and what becomes of them; without Ray.
 
 A unit is a pure function of its specification with a durable result, so that running it twice does no harm. A lost
 worker is replaced and its unit tried again, a bounded number of times; an exception of the unit itself ends the run.
@@ -10,8 +10,7 @@ import os
 import signal
 import time
 import traceback
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -58,60 +57,6 @@ class Work(Generic[U, R]):
     def worker_name(self) -> str:
         """How messages call a worker that has no unit yet."""
         return f"a worker for {self.label(self.units[0])}"
-
-
-class Cluster(ABC):
-    """Runs units on workers; `cpus` and `gpus` are what there is in all."""
-
-    cpus: float
-    gpus: float
-
-    def run_units(
-        self,
-        make_worker: Callable[[], Worker[U, R]],
-        units: Sequence[U],
-        *,
-        workers: int,
-        cpus: float,
-        gpus: float,
-        deadline_seconds: float,
-        max_attempts: int,
-        label: Callable[[U], str],
-        fresh_worker: bool = False,
-    ) -> Iterator[Outcome[U, R]]:
-        """Yield one outcome per unit, in the order of completion.
-
-        At most `workers` workers run at a time, each with `cpus` and `gpus`; `make_worker` (picklable) is called where
-        the worker lives. A unit that runs longer than `deadline_seconds` counts as lost with its worker. With
-        `fresh_worker` every unit has a process of its own. `label` names a unit in messages.
-
-        Raises what a unit raised: an OrchError as it is, anything else as a UnitError whose note is the traceback.
-        Raises ClusterError when workers die while they start, or when no machine has room for one.
-        """
-        assert workers >= 1
-        assert max_attempts >= 1
-        return self._outcomes(
-            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker)
-        )
-
-    @abstractmethod
-    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]: ...
-
-
-class InProcess(Cluster):
-    """The twin without Ray: one unit after the other in this process; it can lose no worker and knows no deadline."""
-
-    def __init__(self) -> None:
-        self.cpus = float(len(os.sched_getaffinity(0)))
-        self.gpus = 0.0
-
-    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        host: Host[U, R] = Host()
-        for number, unit in enumerate(work.units):
-            if number == 0 or work.fresh_worker:
-                host.start(work.make_worker).unwrap(work.worker_name)
-            reply = host.run(unit)
-            yield Outcome(unit, reply.unwrap(work.label(unit)), 1, reply.seconds)
 
 
 @dataclass(frozen=True)
@@ -163,6 +108,11 @@ class Host(Generic[U, R]):
         worker = self._worker
         assert worker is not None
         return _attempt(lambda: worker.run(unit))
+
+
+def own_threads() -> dict[str, str | None]:
+    """For `Host.settle`: Ray limits OpenMP to the reserved cores, but how many threads is for the worker to say."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
 
 
 def set_environment(variables: Mapping[str, str | None]) -> None:

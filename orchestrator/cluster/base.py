@@ -1,0 +1,77 @@
+"""What a cluster offers, and the twin that offers it without Ray, in this process."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
+from orchestrator.cluster.units import Host, Outcome, R, U, Work, Worker
+
+
+class Cluster(ABC):
+    """Runs units on workers; `cpus` and `gpus` are what there is in all."""
+
+    cpus: float
+    gpus: float
+
+    def run_units(
+        self,
+        make_worker: Callable[[], Worker[U, R]],
+        units: Sequence[U],
+        *,
+        workers: int,
+        cpus: float,
+        gpus: float,
+        deadline_seconds: float,
+        max_attempts: int,
+        label: Callable[[U], str],
+        fresh_worker: bool = False,
+    ) -> Iterator[Outcome[U, R]]:
+        """Yield one outcome per unit, in the order of completion.
+
+        At most `workers` workers run at a time, each with `cpus` and `gpus`; `make_worker` (picklable) is called where
+        the worker lives. A unit that runs longer than `deadline_seconds` counts as lost with its worker. With
+        `fresh_worker` every unit has a process of its own. `label` names a unit in messages.
+
+        Raises what a unit raised: an OrchError as it is, anything else as a UnitError whose note is the traceback.
+        Raises ClusterError when workers die while they start, or when no machine has room for one.
+        """
+        assert workers >= 1
+        assert max_attempts >= 1
+        return self._outcomes(
+            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker)
+        )
+
+    @abstractmethod
+    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]: ...
+
+    @abstractmethod
+    def pool(self, plan: PoolPlan[U, R]) -> AbstractContextManager[Pool[U, R]]:
+        """A pool of workers for the length of the block, the first of which is ready when it begins.
+
+        Raises what making a worker raised; ClusterError when the cluster has no room for the pool.
+        """
+
+
+class InProcess(Cluster):
+    """The twin without Ray: one unit after the other in this process; it can lose no worker and knows no deadline."""
+
+    def __init__(self) -> None:
+        self.cpus = float(len(os.sched_getaffinity(0)))
+        self.gpus = 0.0
+
+    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
+        host: Host[U, R] = Host()
+        for number, unit in enumerate(work.units):
+            if number == 0 or work.fresh_worker:
+                host.start(work.make_worker).unwrap(work.worker_name)
+            reply = host.run(unit)
+            yield Outcome(unit, reply.unwrap(work.label(unit)), 1, reply.seconds)
+
+    @contextmanager
+    def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
+        """One worker, made before anything else goes on in this process."""
+        yield InProcessPool(plan)
