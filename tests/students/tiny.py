@@ -294,7 +294,7 @@ def _listen(name: str, facts: TeacherFacts, corpus: Corpus, section: CorpusSecti
         units=units,
     )
     plan = BatchPlan(tokens_per_batch=512, threads=1, dtype="float32")
-    task = TeacherTask(facts.section, facts.store, plan)
+    task = TeacherTask(facts.section, plan, store.request, codec, facts.store)
     worker = TeacherWorker(PrecomputeJob({name: task}, corpus.folder, section, seed=3))
     for unit in units:
         worker.run(unit)
