@@ -1,0 +1,1 @@
+"""Experiments on the data and checkpoints beside the project; started by hand, their figures stand in docs/results."""
