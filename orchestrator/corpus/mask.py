@@ -7,20 +7,13 @@ M masked positions.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 
 from orchestrator.config.corpus import MaskingSection
+from orchestrator.corpus.hashing import CHOICE, OTHER_TOKEN, REPLACEMENT, UInt64, random_bits, row_keys
 from orchestrator.corpus.tokenise import Bool, Rows
 from orchestrator.records import Int32, Int64, MaskedRows, SpecialIds
 
-UInt64: TypeAlias = npt.NDArray[np.uint64]
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-#: Independent random numbers per position: which words are chosen, how a token is replaced, and by which.
-_CHOICE, _REPLACEMENT, _OTHER_TOKEN, _LANES = 0, 1, 2, 4
 _POSITION_BITS, _KEY_BITS = 16, 24
 
 
@@ -52,12 +45,12 @@ def mask_rows(
     first_token = _starts(num_tokens)
     row = np.repeat(np.arange(len(row_id)), num_tokens)
     position = np.arange(len(labels)) - first_token[row]
-    row_key = _row_keys(seed, row_id, copy)
+    row_key = row_keys(seed, row_id, copy)
     masked = _choose(row, position, row_key, is_special, begins_word, masking.probability)
 
     keys, places = row_key[row[masked]], position[masked]
-    replacement = _random(keys, places, _REPLACEMENT)
-    other = (_random(keys, places, _OTHER_TOKEN) >> np.uint64(32)) * np.uint64(len(vocab_ids)) >> np.uint64(32)
+    replacement = random_bits(keys, places, REPLACEMENT)
+    other = (random_bits(keys, places, OTHER_TOKEN) >> np.uint64(32)) * np.uint64(len(vocab_ids)) >> np.uint64(32)
     label_id = labels[masked]
     input_id = labels.copy()
     input_id[masked] = np.select(
@@ -94,7 +87,7 @@ def _choose(row: Int64, position: Int64, row_key: UInt64, is_special: Bool, begi
     word_row, word_position = row[free[start]], position[free[start]]
 
     # One integer sorts words by row, then by random key; the position makes it unique, so that the order is certain.
-    key = _random(row_key[word_row], word_position, _CHOICE) >> np.uint64(64 - _KEY_BITS)
+    key = random_bits(row_key[word_row], word_position, CHOICE) >> np.uint64(64 - _KEY_BITS)
     packed = (word_row.astype(np.uint64) << np.uint64(_KEY_BITS + _POSITION_BITS)) | (key << np.uint64(_POSITION_BITS))
     order = np.argsort(packed | word_position.astype(np.uint64))
 
@@ -114,21 +107,3 @@ def _starts(counts: Int32) -> Int64:
 
 def _share(probability: float) -> np.uint64:
     return np.uint64(int(probability * 2**64))
-
-
-def _row_keys(seed: int, row_id: Int64, copy: npt.NDArray[np.int16]) -> UInt64:
-    key = _mixed(np.array([seed & (1 << 64) - 1], np.uint64))
-    key = _mixed(key + (row_id.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return _mixed(key + (copy.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-
-
-def _random(row_key: UInt64, position: Int64, lane: int) -> UInt64:
-    """64 uniform bits for every position: output number (4 · position + lane) of the row's own SplitMix64 generator."""
-    return _mixed(row_key + (position.astype(np.uint64) * np.uint64(_LANES) + np.uint64(lane + 1)) * _GOLDEN)
-
-
-def _mixed(state: UInt64) -> UInt64:
-    """The output function of SplitMix64 (Steele, Lea & Flood 2014)."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))

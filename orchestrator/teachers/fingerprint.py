@@ -6,7 +6,7 @@ from orchestrator.config.corpus import CorpusSection
 from orchestrator.config.models import TeacherSection
 from orchestrator.corpus.store import Corpus
 from orchestrator.models.checkpoints import tokenizer_hash, weights_hash
-from orchestrator.records import BatchPlan, HiddenCodec, SignalRequest
+from orchestrator.records import BatchPlan, HiddenCodec
 from orchestrator.signals.fingerprint import JSON
 
 #: Of the store: the tables, their columns and what they mean.
@@ -19,14 +19,14 @@ def fingerprint_parts(
     corpus_section: CorpusSection,
     *,
     seed: int,
-    request: SignalRequest,
     codec: HiddenCodec,
     plan: BatchPlan,
 ) -> dict[str, JSON]:
     """Everything in clear that decides the bytes of a store; reads the teacher's files to hash them.
 
-    Hidden layers are not among it: a layer that is asked for later is a new table beside the old ones. Neither is how
-    texts are cut into units, which then depends on the layers; a store keeps the units that it was made with.
+    What is asked of the teacher is not among it: a signal that is asked for later is a new table beside the old ones.
+    Neither is how texts are cut into units, which depends on what is asked; a store keeps the units that it was made
+    with.
 
     Raises:
         DataError: the teacher's weights or tokenizer are missing.
@@ -43,8 +43,6 @@ def fingerprint_parts(
         "packing": corpus_section.packing,
         "masking": corpus_section.masking.model_dump(mode="json"),
         "seed": seed,
-        "top_k": request.top_k,
-        "temperatures": list(request.temperatures),
         "hidden_codec": codec,
         "tokens_per_batch": plan.tokens_per_batch,
         "threads": plan.threads,

@@ -1,23 +1,31 @@
 """A frozen teacher turns the masked rows of a unit into the tables of a shard.
 
-Shape legend: R rows, N tokens of all rows, M masked positions of all rows, K kept ids, D width, V vocabulary.
+Shape legend: R rows, N tokens of all rows, P positions of the output layer, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.errors import ConfigError, DataError
+from orchestrator.errors import DataError
 from orchestrator.models.encoder import Encoder
-from orchestrator.records import Array, BatchPlan, HiddenCodec, Int64, MaskedRows, SignalRequest, Tables
+from orchestrator.records import Array, BatchPlan, HiddenCodec, MaskedRows, SignalRequest, Tables
 from orchestrator.signals.codecs import encode_hidden
-from orchestrator.signals.schema import hidden_table, logsumexp_column, table_columns
+from orchestrator.signals.schema import (
+    ROW_TABLES,
+    SENTENCE_VECTORS,
+    RowKind,
+    TeacherSizes,
+    rows_of,
+    state_table,
+    table_columns,
+)
 from orchestrator.teachers.batches import PaddedBatch, group_by_length, pad_rows
-from orchestrator.teachers.head import ROWS, distribution
+from orchestrator.teachers.positions import HeadSignals
 
 
 def compute_signals(
@@ -28,143 +36,111 @@ def compute_signals(
     codec: HiddenCodec,
     plan: BatchPlan,
     pad_id: int,
+    seed: int,
     vocab_size: int | None = None,
+    tables: Collection[str] | None = None,
 ) -> Tables:
-    """Everything that `request` asks for about `rows`, as the columns of format 1.
+    """Everything that `request` asks for about `rows`, as the tables of format 1.
 
     Rows run in batches of like length (`group_by_length`); results stand in the order of `rows`. The head runs at
-    masked positions alone. The result is a pure function of the arguments and the number of threads, to the bit.
+    masked positions alone, unless the request wants all tokens. The result is a pure function of the arguments and the
+    number of threads, to the bit; a table is the same whatever else is computed with it, and an id that is drawn
+    depends on seed, row id, copy and position alone.
 
     Args:
         encoder: frozen; None when the request needs no model.
         rows: in the teacher's ids.
         request: what to compute.
-        codec: how hidden states are stored.
+        codec: how states of layers are stored.
         plan: the batches, and the dtype of the encoder.
         pad_id: the tokenizer's padding id.
+        seed: of what is drawn.
         vocab_size: ids that the tokenizer knows. Checkpoints may pad their vocabulary to a round number; rows beyond
             the tokenizer's are left out of the softmax, as if the head did not have them. None: all rows count.
+        tables: compute these tables of the request alone; what none of them needs does not run. None: all.
 
     Returns:
-        `texts`, `tokens`, `masked` and one `hidden_NN` per layer. `topk_ids` int32 [M, K] with the most probable id
-        first, `topk_logprobs` float16 [M, K] at temperature 1 over the whole vocabulary, `logsumexp` float32 [M] of the
-        raw logits, and `logsumexp_t<T>` of the logits divided by T.
+        `texts`, `tokens` and `masked`, which `rows` are, and the tables, as `table_columns` describes them: the most
+        probable ids first, their log-probabilities at temperature 1 over the whole vocabulary, log-partitions of the
+        raw logits, draws at temperature 1, and mean vectors over the tokens of each row without padding.
 
     Raises:
         ConfigError: more ids are asked for than there are.
         DataError: an id is unknown to the model, or the model gives what is no number.
     """
-    tables = _allocate(rows, request, codec, None if encoder is None else encoder.width)
-    if not request.needs_model:
-        return tables
-    assert encoder is not None, "this request needs a model"
+    result = _allocate(rows, request, codec, None if encoder is None else teacher_sizes(encoder), tables)
+    wanted = result.keys() - ROW_TABLES.keys()
+    if not wanted:
+        return result
+    assert encoder is not None, "these tables need a model"
     _check_ids(rows, encoder.vocab_size)
-    head = _MaskedHead(encoder, request, tables["masked"], vocab_size) if request.needs_head else None
+    keys = [key for key in request.states if state_table(key) in wanted]
+    of_layers = {SENTENCE_VECTORS, *map(state_table, keys)}
+    head = None
+    if wanted - of_layers:
+        head = HeadSignals(encoder, rows, request, result, seed=seed, vocab_size=vocab_size)
     device = encoder.word_embeddings.weight.device
     with torch.inference_mode():
         for chosen in group_by_length(rows.num_tokens, tokens_per_batch=plan.tokens_per_batch):
             batch = pad_rows(rows, chosen, pad_id=pad_id)
-            output = encoder(batch.input_ids.to(device), batch.attention_mask.to(device), layers=request.hidden_layers)
-            for layer, states in output.hidden.items():
-                values = _at(states, batch.token_positions).float().cpu().numpy()
+            attention = batch.attention_mask.to(device)
+            output = encoder(batch.input_ids.to(device), attention, states=keys)
+            for key, states in output.states.items():
+                values = _without_padding(states, batch).float().cpu().numpy()
                 for name, column in encode_hidden(values, codec).items():
-                    tables[hidden_table(layer)][name][batch.tokens] = column
+                    result[state_table(key)][name][batch.tokens] = column
+            if SENTENCE_VECTORS in wanted:
+                means = _row_means(output.last, attention).cpu().numpy()
+                result[SENTENCE_VECTORS]["values"][chosen] = encode_hidden(means, "fp16")["values"]
             if head is not None:
                 head.add(output.last, batch)
         if head is not None:
             head.finish()
-    return tables
+    return result
 
 
-class _MaskedHead:
-    """Collects hidden states at masked positions over batches until they fill a matrix product, then reduces them."""
-
-    def __init__(
-        self, encoder: Encoder, request: SignalRequest, columns: Mapping[str, Array], vocab_size: int | None
-    ) -> None:
-        """`columns` of the table of masked positions are filled in place."""
-        assert encoder.has_head, "this request needs a masked-language-model head"
-        size = encoder.vocab_size if vocab_size is None else min(vocab_size, encoder.vocab_size)
-        if request.top_k > size:
-            raise ConfigError(f"k: {request.top_k} ids are asked of a teacher whose vocabulary has {size}; lower k")
-        self._encoder = encoder
-        self._weight = encoder.decoder_weight[:size]
-        self._bias = None if encoder.decoder_bias is None else encoder.decoder_bias[:size]
-        self._request = request
-        self._columns = columns
-        self._states: list[Tensor] = []
-        self._masked: list[Int64] = []
-
-    def add(self, last: Tensor, batch: PaddedBatch) -> None:
-        """Take the masked positions of one batch; `last` [B, L, D]."""
-        self._states.append(_at(last, batch.masked_positions))
-        self._masked.append(batch.masked)
-        if sum(map(len, self._masked)) >= ROWS:
-            self._run(keep_remainder=True)
-
-    def finish(self) -> None:
-        """Run the positions that are left over."""
-        if self._states:
-            self._run(keep_remainder=False)
-
-    def _run(self, *, keep_remainder: bool) -> None:
-        states, masked = torch.cat(self._states), np.concatenate(self._masked)
-        whole = len(masked) // ROWS * ROWS if keep_remainder else len(masked)
-        for first in range(0, whole, ROWS):
-            positions = slice(first, min(first + ROWS, whole))
-            self._reduce(states[positions], masked[positions])
-        self._states, self._masked = [states[whole:]], [masked[whole:]]
-
-    def _reduce(self, states: Tensor, masked: Int64) -> None:
-        found = distribution(
-            self._encoder.head_states(states),
-            self._weight,
-            self._bias,
-            k=self._request.top_k,
-            temperatures=(1.0, *self._request.temperatures),
-        )
-        log_partition = found.log_partitions[1.0]
-        if not torch.isfinite(log_partition).all():
-            raise DataError("the teacher's logits are not all finite numbers; run this teacher in dtype float32")
-        self._columns["topk_ids"][masked] = found.ids.int().cpu().numpy()
-        self._columns["topk_logprobs"][masked] = (found.logits - log_partition[:, None]).half().cpu().numpy()
-        for temperature, values in found.log_partitions.items():
-            self._columns[logsumexp_column(temperature)][masked] = values.cpu().numpy()
+def teacher_sizes(encoder: Encoder) -> TeacherSizes:
+    """What decides the columns of this teacher's signals."""
+    embeddings = encoder.word_embeddings
+    return TeacherSizes(encoder.width, head_width=embeddings.embedding_dim, vocab_size=embeddings.num_embeddings)
 
 
 def _allocate(
-    rows: MaskedRows, request: SignalRequest, codec: HiddenCodec, width: int | None
+    rows: MaskedRows,
+    request: SignalRequest,
+    codec: HiddenCodec,
+    sizes: TeacherSizes | None,
+    tables: Collection[str] | None,
 ) -> dict[str, dict[str, Array]]:
-    """The tables of format 1: what `rows` already says, and room for what the teacher will say."""
-    known: dict[str, dict[str, Array]] = {
-        "texts": {
-            "row_id": rows.row_id,
-            "copy": rows.copy,
-            "language": rows.language,
-            "first_token": rows.first_token,
-            "num_tokens": rows.num_tokens,
-            "first_masked": rows.first_masked,
-            "num_masked": rows.num_masked,
-        },
+    """What `rows` already say, and room for what the teacher will say; of what is drawn, when it is known how much."""
+    result: dict[str, dict[str, Array]] = {
+        "texts": {name: getattr(rows, name) for name in ROW_TABLES["texts"]},
         "tokens": {"input_id": rows.input_id},
         "masked": {"token": rows.masked_token, "label_id": rows.label_id},
     }
-    lengths = {"texts": len(rows), "masked": len(rows.masked_token)}
-    tables: dict[str, dict[str, Array]] = {}
-    for table, columns in table_columns(request, codec, width).items():
-        length, given = lengths.get(table, len(rows.input_id)), known.get(table, {})
-        tables[table] = {
-            name: given[name]
-            if name in given
-            else np.empty((length,) if column.size is None else (length, column.size), column.dtype)
-            for name, column in columns.items()
-        }
-    return tables
+    lengths: dict[RowKind, int] = {"text": len(rows), "token": len(rows.input_id), "masked": len(rows.masked_token)}
+    schema = table_columns(
+        request if tables is None or {*tables} - ROW_TABLES.keys() else SignalRequest(), codec, sizes
+    )
+    for table, columns in schema.items():
+        if table not in result and (tables is None or table in tables):
+            length = lengths.get(rows_of(table), 0)
+            result[table] = {
+                name: np.empty((length,) if column.size is None else (length, column.size), column.dtype)
+                for name, column in columns.items()
+            }
+    return result
 
 
-def _at(states: Tensor, positions: Tensor) -> Tensor:
-    """Rows of `states` [B, L, D] at flat positions: [n, D]."""
-    return states.flatten(0, 1).index_select(0, positions.to(states.device))
+def _without_padding(states: Tensor, batch: PaddedBatch) -> Tensor:
+    """[B, L, D] -> [n, D]."""
+    return states.flatten(0, 1).index_select(0, batch.token_positions.to(states.device))
+
+
+def _row_means(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean over each row's tokens, special ones included and padding not: [B, L, D] -> float32 [B, D]."""
+    weight = attention_mask.float() / attention_mask.sum(dim=1, keepdim=True)
+    return torch.einsum("bl,bld->bd", weight, states.float())
 
 
 def _check_ids(rows: MaskedRows, vocab_size: int) -> None:

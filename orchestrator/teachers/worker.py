@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,22 @@ from orchestrator.models.devices import pick_device
 from orchestrator.models.encoder import Encoder, freeze
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
-from orchestrator.records import BatchPlan, Int32, SpecialIds, Tables, Unit
+from orchestrator.records import BatchPlan, HiddenCodec, Int32, SignalRequest, SpecialIds, Tables, Unit
 from orchestrator.signals.manifest import Receipt
+from orchestrator.signals.schema import table_columns
 from orchestrator.signals.store import Store
 from orchestrator.teachers.forward import compute_signals
 
 
 @dataclass(frozen=True)
 class TeacherTask:
-    """One teacher of a job; what to compute and how to store it is what its store was created for."""
+    """One teacher of a job: what to compute, how to code it, and the store to write, None where nothing is stored."""
 
     section: TeacherSection
-    store: Path
     plan: BatchPlan
+    request: SignalRequest
+    codec: HiddenCodec
+    store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,32 @@ class TeacherWorker:
         self._job = job
         self._corpus = open_corpus(job.corpus_folder)
         self._hosted: dict[str, _HostedTeacher] = {}
+        self._stores: dict[str, Store] = {}
 
     def run(self, unit: Unit) -> Receipt:
-        """Compute the unit's shard and write it; running a unit again gives the same bytes.
+        """Compute what the unit's shard lacks and write it; running a unit again gives the same bytes.
 
         Raises:
             OrchError: the teacher, the corpus or the store cannot be used; the sentence names it.
         """
-        return self._host(unit.teacher).store.write(unit, self.signals(unit))
+        folder = self._job.teachers[unit.teacher].store
+        assert folder is not None, "this job stores nothing"
+        if unit.teacher not in self._stores:
+            self._stores[unit.teacher] = Store.open(folder)
+        store, request = self._stores[unit.teacher], self._job.teachers[unit.teacher].request
+        asked = table_columns(request, store.codec, store.sizes)
+        lacking = [table for table in store.lacking(unit) if table in asked]
+        return store.write(unit, self.signals(unit, lacking), only=lacking)
 
-    def signals(self, unit: Unit) -> Tables:
-        """The tables of the unit's shard: every masked copy of its texts, and what the teacher says to them."""
+    def load(self) -> None:
+        """Load every teacher of the job now."""
+        for name in self._job.teachers:
+            self._host(name)
+
+    def signals(self, unit: Unit, tables: Collection[str] | None = None) -> Tables:
+        """Every masked copy of the unit's texts, and what the teacher says to them: all, or the named tables alone."""
         teacher, section = self._host(unit.teacher), self._job.corpus
-        plan = self._job.teachers[unit.teacher].plan
+        task = self._job.teachers[unit.teacher]
         rows = tokenise(
             self._corpus.texts(unit.language, "train", unit.first_text, unit.num_texts),
             first_text=unit.first_text,
@@ -75,22 +91,24 @@ class TeacherWorker:
         )
         masked = mask_rows(
             rows,
-            language=teacher.store.languages.index(unit.language),
+            language=task.section.languages.index(unit.language),
             special=teacher.special,
             vocab_ids=teacher.ordinary_ids,
             masking=section.masking,
             seed=self._job.seed,
             copies=range(section.masking.copies),
         )
-        with _torch_threads(plan.threads):
+        with _torch_threads(task.plan.threads):
             return compute_signals(
                 teacher.encoder,
                 masked,
-                teacher.store.request,
-                codec=teacher.store.codec,
-                plan=plan,
+                task.request,
+                codec=task.codec,
+                plan=task.plan,
                 pad_id=teacher.special.pad,
+                seed=self._job.seed,
                 vocab_size=teacher.vocab_size,
+                tables=tables,
             )
 
     def _host(self, name: str) -> _HostedTeacher:
@@ -101,7 +119,6 @@ class TeacherWorker:
 
 @dataclass(frozen=True)
 class _HostedTeacher:
-    store: Store
     encoder: Encoder | None
     tokenizer: PreTrainedTokenizerFast
     special: SpecialIds
@@ -110,11 +127,11 @@ class _HostedTeacher:
 
 
 def _load(name: str, task: TeacherTask, *, max_length: int) -> _HostedTeacher:
-    section, store = task.section, Store.open(task.store)
+    section, request = task.section, task.request
     tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
     ids = sorted(tokenizer.get_vocab().values())
     encoder = None
-    if store.request.needs_model:
+    if request.needs_model:
         assert section.model is not None, "objectives that need a model are refused for a tokenizer alone"
         encoder = freeze(
             load_encoder(
@@ -122,13 +139,12 @@ def _load(name: str, task: TeacherTask, *, max_length: int) -> _HostedTeacher:
                 revision=section.revision,
                 dtype=task.plan.dtype,
                 device=pick_device(section.device),
-                need_head=store.request.needs_head,
+                need_head=request.needs_head,
             )
         )
         _check_fit(name, encoder, vocab_size=ids[-1] + 1, max_length=max_length)
     special = special_ids(tokenizer)
     return _HostedTeacher(
-        store=store,
         encoder=encoder,
         tokenizer=tokenizer,
         special=special,

@@ -8,28 +8,27 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DataError
-from orchestrator.records import BatchPlan, SignalRequest
+from orchestrator.records import BatchPlan
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.teachers.fingerprint import fingerprint_parts
 from tests.teachers.conftest import TinyRun
 
 PLAN = BatchPlan(tokens_per_batch=64, threads=1, dtype="float32")
-REQUEST = SignalRequest(top_k=4, temperatures=(2.0,), hidden_layers=(1,))
 
 
 def _digest(run: TinyRun, **changes: object) -> str:
-    options: dict[str, object] = {"seed": 0, "request": REQUEST, "codec": "int8", "plan": PLAN} | changes
+    options: dict[str, object] = {"seed": 0, "codec": "int8", "plan": PLAN} | changes
     parts = fingerprint_parts(run.teacher, run.corpus, run.corpus_section, **options)  # type: ignore[arg-type]
     return Fingerprint(parts).digest
 
 
 def test_parts_are_in_clear(tiny_run: TinyRun) -> None:
     parts = fingerprint_parts(
-        tiny_run.teacher, tiny_run.corpus, tiny_run.corpus_section, seed=7, request=REQUEST, codec="int8", plan=PLAN
+        tiny_run.teacher, tiny_run.corpus, tiny_run.corpus_section, seed=7, codec="int8", plan=PLAN
     )
     assert list(parts) == [
         "format", "teacher_weights", "tokenizer", "corpus", "languages", "texts", "max_length", "packing", "masking",
-        "seed", "top_k", "temperatures", "hidden_codec", "tokens_per_batch", "threads", "dtype",
+        "seed", "hidden_codec", "tokens_per_batch", "threads", "dtype",
     ]  # fmt: skip
     assert parts["seed"] == 7
     assert parts["masking"] == {"probability": 0.15, "whole_word": False, "copies": 2}
@@ -41,8 +40,6 @@ def test_parts_are_in_clear(tiny_run: TinyRun) -> None:
     [
         {"seed": 1},
         {"codec": "fp16"},
-        {"request": replace(REQUEST, top_k=5)},
-        {"request": replace(REQUEST, temperatures=())},
         {"plan": replace(PLAN, tokens_per_batch=65)},
         {"plan": replace(PLAN, threads=2)},
         {"plan": replace(PLAN, dtype="bfloat16")},
@@ -63,15 +60,9 @@ def test_another_masking_or_corpus_is_another_store(tiny_run: TinyRun) -> None:
         assert _digest(other) != _digest(tiny_run)
 
 
-def test_hidden_layers_can_be_added_later(tiny_run: TinyRun) -> None:
-    assert _digest(tiny_run, request=replace(REQUEST, hidden_layers=(0, 2))) == _digest(tiny_run)
-
-
 def test_a_tokenizer_alone_has_no_weights(tiny_run: TinyRun) -> None:
     alone = tiny_run.teacher.model_copy(update={"model": None, "tokenizer": tiny_run.teacher.model})
-    parts = fingerprint_parts(
-        alone, tiny_run.corpus, tiny_run.corpus_section, seed=0, request=SignalRequest(), codec="int8", plan=PLAN
-    )
+    parts = fingerprint_parts(alone, tiny_run.corpus, tiny_run.corpus_section, seed=0, codec="int8", plan=PLAN)
     assert parts["teacher_weights"] is None
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from orchestrator.teachers import head
-from orchestrator.teachers.head import distribution, top_ids
+from orchestrator.teachers.head import distribution, draw, top_ids
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,3 +73,40 @@ def test_large_logits_do_not_overflow() -> None:
     found = distribution(torch.eye(6)[:1] * 1.5, weight, None, k=1, temperatures=(1.0, 0.5))
     assert found.log_partitions[1.0].item() == pytest.approx(45_000)
     assert found.log_partitions[0.5].item() == pytest.approx(90_000)
+
+
+@settings(deadline=None, max_examples=60)
+@given(columns=st.integers(1, 700), seed=st.integers(0, 99))
+def test_a_draw_is_the_inverse_of_the_cumulated_masses(columns: int, seed: int) -> None:
+    """With whole numbers nothing is rounded, so every draw must be the one of a plain cumulated sum."""
+    generator = torch.Generator().manual_seed(seed)
+    masses = torch.randint(0, 4, (3, columns), generator=generator).float()
+    masses[:, int(torch.randint(columns, (), generator=generator))] = 3.0
+    uniforms = torch.rand(3, 20, generator=generator, dtype=torch.float64)
+    uniforms[:, :2] = torch.tensor([0.0, 1.0 - 2**-53])  # the largest: times the total it is rounded to the total
+    found = draw(masses, uniforms)
+    ends = masses.double().cumsum(1)
+    expected = (ends[:, None, :] <= (uniforms * ends[:, -1:])[:, :, None]).sum(2)
+    expected[:, 1] = columns - 1 - masses.flip(1).bool().int().argmax(1)
+    assert torch.equal(found, expected)
+    assert (masses.gather(1, found) > 0).all()
+
+
+@pytest.mark.parametrize("columns", [10**6, 300, 64, 7])
+def test_draws_come_as_often_as_the_softmax_says(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the chunks: the chi-squared statistic of 400,000 draws over 500 ids."""
+    monkeypatch.setattr(head, "COLUMNS", columns)
+    states, weight, bias = _random(1, 8), _random(500, 8, seed=1), _random(500, seed=2)
+    uniforms = torch.rand(1, 400_000, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = distribution(states, weight, bias, k=0, temperatures=(), uniforms=uniforms)
+    expected = F.linear(states, weight, bias).double().softmax(1)[0] * 400_000
+    statistic = ((torch.bincount(found.drawn[0], minlength=500) - expected).square() / expected).sum().item()
+    assert abs(statistic - 499) < 5 * (2 * 499) ** 0.5
+
+
+def test_a_certain_teacher_is_drawn_from_too() -> None:
+    """All mass on one id, the rest underflows to nothing."""
+    weight = torch.eye(300) * 200
+    uniforms = torch.rand(300, 30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = distribution(torch.eye(300), weight, None, k=0, temperatures=(), uniforms=uniforms)
+    assert torch.equal(found.drawn, torch.arange(300)[:, None].expand(-1, 30))

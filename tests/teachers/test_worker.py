@@ -19,17 +19,21 @@ from orchestrator.models.building import build_encoder
 from orchestrator.models.export import export_student
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
 from orchestrator.records import BatchPlan, SignalRequest, SpecialIds, Unit
+from orchestrator.signals.draws import decode_draws
 from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.schema import TeacherSizes
 from orchestrator.signals.store import Store
 from orchestrator.teachers.fingerprint import fingerprint_parts
 from orchestrator.teachers.units import plan_units
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
 from tests.models.tiny import template
+from tests.signals.samples import hidden
 from tests.teachers.conftest import LANGUAGES, SPECIAL_TOKENS, WORDS, TinyRun
 
 PLAN = BatchPlan(tokens_per_batch=64, threads=1, dtype="float32")
-REQUEST = SignalRequest(top_k=4, hidden_layers=(0, 3))
+REQUEST = SignalRequest(top_k=4, draws=9, states=hidden(0, 3))
 KNOWN = len(SPECIAL_TOKENS + WORDS)
+SIZES = TeacherSizes(width=32, head_width=32, vocab_size=KNOWN + 3)
 
 
 def _job(
@@ -37,16 +41,14 @@ def _job(
 ) -> PrecomputeJob:
     tasks = {}
     for name, section in (teachers or {"big": run.teacher}).items():
-        parts = fingerprint_parts(
-            section, run.corpus, run.corpus_section, seed=3, request=request, codec="fp16", plan=PLAN
-        )
+        parts = fingerprint_parts(section, run.corpus, run.corpus_section, seed=3, codec="fp16", plan=PLAN)
         store = Store.create(
             folder / name,
             teacher=name,
             fingerprint=Fingerprint(parts),
             request=request,
             codec="fp16",
-            width=32,
+            sizes=None if section.model is None else SIZES,
             languages=list(LANGUAGES),
             units=plan_units(
                 run.corpus,
@@ -58,12 +60,13 @@ def _job(
                 copies=2,
             ),
         )
-        tasks[name] = TeacherTask(section, store.folder, PLAN)
+        tasks[name] = TeacherTask(section, PLAN, store.request, "fp16", store.folder)
     return PrecomputeJob(tasks, run.corpus.folder, run.corpus_section, seed=3)
 
 
 def _missing(job: PrecomputeJob) -> list[Unit]:
-    return [unit for task in job.teachers.values() for unit in Store.open(task.store).missing()]
+    stores = [Store.open(task.store) for task in job.teachers.values() if task.store is not None]
+    return [unit for store in stores for unit in store.missing()]
 
 
 def test_a_whole_store(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -81,7 +84,9 @@ def test_a_whole_store(tiny_run: TinyRun, tmp_path: Path) -> None:
         first, end = unit.first_text, unit.first_text + unit.num_texts
         assert set(tables["texts"]["row_id"] >> 16) == set(range(first, end))
         assert set(tables["texts"]["copy"]) == {0, 1}
-        assert (tables["masked"]["topk_ids"] < KNOWN).all()
+        assert (tables["topk_004"]["topk_ids"] < KNOWN).all()
+        ids, _ = decode_draws(tables["draws_009"]["distinct"], tables["drawn_009"]["code"], draws=9)
+        assert ids.max() < KNOWN
 
 
 def test_the_rows_are_those_of_the_corpus(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -118,22 +123,40 @@ def test_a_unit_that_runs_again_gives_the_same_bytes(tiny_run: TinyRun, tmp_path
     assert {path.name: path.read_bytes() for path in (tmp_path / "big/shards/000000").iterdir()} == contents
 
 
-def test_layers_that_are_asked_for_later_join_the_shard(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_what_is_asked_for_later_joins_the_shard(tiny_run: TinyRun, tmp_path: Path) -> None:
     job = _job(tiny_run, tmp_path)
     unit = _missing(job)[0]
     TeacherWorker(job).run(unit)
     before = {path.name: path.read_bytes() for path in (tmp_path / "big/shards/000000").iterdir()}
-    wider = _job(tiny_run, tmp_path, request=replace(REQUEST, hidden_layers=(0, 2, 3)))
+    more = SignalRequest(temperatures=(2.0,), head_states=True, states=hidden(2), sentence_vectors=True)
+    wider = _job(tiny_run, tmp_path, request=REQUEST | more)
     assert unit in _missing(wider)
     TeacherWorker(wider).run(unit)
     after = {path.name: path.read_bytes() for path in (tmp_path / "big/shards/000000").iterdir()}
-    assert after.keys() - before.keys() == {"hidden_02.arrow"}
+    new = {"partition", "partition_t2", "head_states", "hidden_02", "sentence_vectors"}
+    assert after.keys() - before.keys() == {f"{table}.arrow" for table in new}
     assert before.items() <= after.items()
+    at_once = _job(tiny_run, tmp_path / "at once", request=REQUEST | more)
+    TeacherWorker(at_once).run(unit)
+    assert after == {path.name: path.read_bytes() for path in (tmp_path / "at once/big/shards/000000").iterdir()}
+
+
+def test_a_job_that_stores_nothing_gives_the_same_tables(tiny_run: TinyRun, tmp_path: Path) -> None:
+    job = _job(tiny_run, tmp_path)
+    unit = _missing(job)[0]
+    TeacherWorker(job).run(unit)
+    stored = Store.open(tmp_path / "big").shard(unit.index)
+    alone = replace(job, teachers={"big": replace(job.teachers["big"], store=None)})
+    tables = TeacherWorker(alone).signals(unit)
+    assert tables.keys() == stored.keys()
+    for table, columns in tables.items():
+        for name, column in columns.items():
+            assert column.tobytes() == stored[table][name].tobytes()
 
 
 def test_one_worker_hosts_several_teachers(tiny_run: TinyRun, tmp_path: Path) -> None:
     small = build_encoder(
-        template("distilbert", layers=4), vocab_size=KNOWN, special=SpecialIds(pad=1, unk=3, mask=4), seed=1
+        template("distilbert", layers=4), vocab_size=KNOWN + 3, special=SpecialIds(pad=1, unk=3, mask=4), seed=1
     )
     shutil.copytree(str(tiny_run.teacher.model), tmp_path / "small-model")
     export_student(small, tmp_path / "small-model")
@@ -143,9 +166,9 @@ def test_one_worker_hosts_several_teachers(tiny_run: TinyRun, tmp_path: Path) ->
     units = sorted(_missing(job), key=lambda unit: (unit.index, unit.teacher))
     for unit in units[:4]:
         assert worker.run(unit).unit.teacher == unit.teacher
-    one, two = (Store.open(tmp_path / name).shard(0)["masked"] for name in ("big", "small"))
-    assert np.array_equal(one["label_id"], two["label_id"])
-    assert not np.array_equal(one["logsumexp"], two["logsumexp"])
+    one, two = (Store.open(tmp_path / name).shard(0) for name in ("big", "small"))
+    assert np.array_equal(one["masked"]["label_id"], two["masked"]["label_id"])
+    assert not np.array_equal(one["topk_004"]["topk_logprobs"], two["topk_004"]["topk_logprobs"])
 
 
 def test_a_tokenizer_alone_makes_masked_text(tiny_run: TinyRun, tmp_path: Path) -> None:
