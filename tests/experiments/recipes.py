@@ -3,8 +3,8 @@
 The teacher is the multilingual checkpoint beside the project (mergedistill: the English one for English), the student
 four layers of its width. Every recipe is an ordinary run of orch under DIR/seed-S/NAME, with its orch.yaml beside it;
 the runs of a seed share corpus, signals and vocabularies through links to DIR/seed-S/shared, where the teacher says
-once what all of them ask. All read the same rows in the same order for the same number of steps, and start with the same
-weights (four of the teacher's layers), unless the recipe says how a student starts (pkd: the lowest layers;
+once what all of them ask. All read the same rows in the same order for the same number of steps, and start with the
+same weights (four of the teacher's layers), unless the recipe says how a student starts (pkd: the lowest layers;
 xtremedistil: layers at random). monoshot and monoalignment are trained as one student of all languages, so that they
 can be compared.
 

@@ -103,8 +103,8 @@ def _terms(rows: Sequence[Row]) -> str:
         for name, ends in row.terms.items():
             found[name].append(ends)
     parts = []
-    for name, ends in found.items():
-        first = mean_and_spread([before for before, _ in ends])[0]
-        last = mean_and_spread([after for _, after in ends])[0]
+    for name, pairs in found.items():
+        first = mean_and_spread([before for before, _ in pairs])[0]
+        last = mean_and_spread([after for _, after in pairs])[0]
         parts.append(f"{name.removeprefix('all/')} {first:.4g} → {last:.4g}")
     return "; ".join(parts)
