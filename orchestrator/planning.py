@@ -59,18 +59,14 @@ class TeacherPlan:
     tokens: int
     shards: int
     missing: int
-    bytes_per_token: dict[str, float]
+    bytes_per_token: dict[str, float]  # table -> bytes, of all that will be there
+    missing_bytes: float
     time: Time
 
     @property
     def num_bytes(self) -> float:
         """Bytes on disk when all is there."""
         return self.tokens * sum(self.bytes_per_token.values())
-
-    @property
-    def missing_bytes(self) -> float:
-        """Bytes yet to be written."""
-        return self.num_bytes * self.missing / max(1, self.shards)
 
 
 @dataclass(frozen=True)
@@ -174,12 +170,12 @@ def _student_tokens(run: Run) -> int:
 
 def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -> TeacherPlan:
     masking = run.config.corpus.masking
-    info = run.checkpoints[store.teacher]
     total = sum(tokens.values()) * masking.copies
     languages = run.teacher_languages(store.teacher)
     units = [unit for unit in store.units if unit.language in languages]
-    missing = [unit for unit in store.missing if unit.language in languages]
-    waiting = total * len(missing) / max(1, len(units))
+    lacking = [store.lacking[unit.index] for unit in units if unit.index in store.lacking]
+    waiting = total * len(lacking) / max(1, len(units))
+    per_token = bytes_per_token(store.request, run.config.signals.hidden_codec, store.sizes, masking.probability)
     measured = costs.tokens_per_second([cost for cost in costs.read(run.root) if cost.teacher == store.teacher])
     return TeacherPlan(
         name=store.teacher,
@@ -187,10 +183,9 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
         rows=_rows(run, store),
         tokens=total,
         shards=len(units),
-        missing=len(missing),
-        bytes_per_token=bytes_per_token(
-            store.request, run.config.signals.hidden_codec, info.width if info else None, masking.probability
-        ),
+        missing=len(lacking),
+        bytes_per_token=per_token,
+        missing_bytes=total / max(1, len(units)) * sum(per_token[table] for tables in lacking for table in tables),
         time=Time(waiting / measured, True)
         if measured is not None
         else Time(waiting * _teacher_flops(run, store) / (flops * _TEACHER_EFFICIENCY), False),
@@ -198,13 +193,13 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
 
 
 def _teacher_flops(run: Run, store: StorePlan) -> float:
-    """Of one token: every layer, and the head where it is masked."""
+    """Of one token: every layer, and the head where it is masked or asked for at every token."""
     info = run.checkpoints[store.teacher]
     if info is None or not store.request.needs_model:
         return 0.0
     head = info.vocab_size * info.width
-    masked = run.config.corpus.masking.probability if store.request.needs_head else 0.0
-    return 2.0 * (info.num_parameters - head) + 2.0 * masked * head
+    everywhere = 1.0 if store.request.at_all_tokens else run.config.corpus.masking.probability
+    return 2.0 * (info.num_parameters - head) + 2.0 * (everywhere if store.request.needs_head else 0.0) * head
 
 
 def _rows(run: Run, store: StorePlan) -> int:

@@ -11,8 +11,9 @@ import numpy as np
 
 from orchestrator.config.base import nearest
 from orchestrator.errors import ConfigError, StoreError
-from orchestrator.records import Array
+from orchestrator.records import Array, Tables
 from orchestrator.run import Run
+from orchestrator.signals.schema import rows_of, topk_table
 from orchestrator.signals.store import Store
 from orchestrator.steps.signals import known_stores
 
@@ -78,11 +79,13 @@ def inspect_signals(
     words = _Words(load_tokenizer(section.tokenizer_path, revision=section.revision))
     shown: list[InspectedRow] = []
     skipped = 0
-    for tables, row in _rows(store, spoken):
+    topk = topk_table(store.request) if store.request.top_k else None
+    for tables, row in _rows(store, spoken, topk):
         if skipped < first_row:
             skipped += 1
             continue
-        shown.append(_inspect(tables, row, words, title=f"{name} · {spoken} · row {first_row + len(shown)}", top=top))
+        title = f"{name} · {spoken} · row {first_row + len(shown)}"
+        shown.append(_inspect(tables, row, words, topk=topk, title=title, top=top))
         if len(shown) == num_rows:
             break
     if not shown:
@@ -92,18 +95,17 @@ def inspect_signals(
     return shown
 
 
-def _rows(store: Store, language: str) -> Iterator[tuple[Mapping[str, Mapping[str, Array]], int]]:
+def _rows(store: Store, language: str, topk: str | None) -> Iterator[tuple[Tables, int]]:
     """Every stored row of a language: the tables of its shard, and its place in `texts`."""
+    wanted = ["texts", "tokens", "masked", *([] if topk is None else [topk])]
     for unit in store.units:
-        if unit.language == language and store.receipt(unit.index) is not None:
-            tables = store.shard(unit.index, ["texts", "tokens", "masked"])
+        if unit.language == language and not {*wanted} & {*store.lacking(unit)}:
+            tables = store.shard(unit.index, wanted)
             for row in range(len(tables["texts"]["row_id"])):
                 yield tables, row
 
 
-def _inspect(
-    tables: Mapping[str, Mapping[str, Array]], row: int, words: _Words, *, title: str, top: int
-) -> InspectedRow:
+def _inspect(tables: Tables, row: int, words: _Words, *, topk: str | None, title: str, top: int) -> InspectedRow:
     texts, masked = tables["texts"], tables["masked"]
     start = int(texts["first_token"][row])
     ids = tables["tokens"]["input_id"][start : start + int(texts["num_tokens"][row])].tolist()
@@ -116,19 +118,26 @@ def _inspect(
         title=f"{title} (text {text}, part {chunk}, copy {int(texts['copy'][row])})",
         pieces=words.around(ids, dict(zip(positions, truths, strict=True))),
         masked=tuple(
-            _masked_token(masked, place, words.of, shown=ids[position], truth=truth, top=top)
+            _masked_token(
+                None if topk is None else tables[topk],
+                place if topk is None or rows_of(topk) == "masked" else start + position,
+                words.of,
+                shown=ids[position],
+                truth=truth,
+                top=top,
+            )
             for place, position, truth in zip(places, positions, truths, strict=True)
         ),
     )
 
 
 def _masked_token(
-    masked: Mapping[str, Array], place: int, word: Callable[[int], str], *, shown: int, truth: int, top: int
+    topk: Mapping[str, Array] | None, place: int, word: Callable[[int], str], *, shown: int, truth: int, top: int
 ) -> MaskedToken:
-    if "topk_ids" not in masked:
+    if topk is None:
         return MaskedToken(word(shown), word(truth), (), float("nan"), False)
-    ids = masked["topk_ids"][place]
-    probabilities = np.exp(masked["topk_logprobs"][place].astype(np.float32))
+    ids = topk["topk_ids"][place]
+    probabilities = np.exp(topk["topk_logprobs"][place].astype(np.float32))
     found = np.flatnonzero(ids == truth)
     return MaskedToken(
         shown=word(shown),

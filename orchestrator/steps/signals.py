@@ -19,7 +19,7 @@ from orchestrator.records import BatchPlan, SignalRequest, Unit
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
-from orchestrator.signals.schema import bytes_per_token
+from orchestrator.signals.schema import TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class StorePlan:
     fingerprint: Fingerprint
     plan: BatchPlan
     tokens_per_character: Mapping[str, float]
+    sizes: TeacherSizes | None
     units: tuple[Unit, ...]
-    missing: tuple[Unit, ...]
+    lacking: Mapping[int, tuple[str, ...]]  # unit -> its tables that are yet to be computed
 
 
 def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
@@ -87,7 +88,10 @@ def _outcomes(
     section = run.config.cluster
     job = PrecomputeJob(
         teachers={
-            name: TeacherTask(run.config.teachers[name], stores[name].folder, plan.plan) for name, plan in plans.items()
+            name: TeacherTask(
+                run.config.teachers[name], plan.plan, stores[name].request, stores[name].codec, stores[name].folder
+            )
+            for name, plan in plans.items()
         },
         corpus_folder=corpus.folder,
         corpus=run.config.corpus,
@@ -185,12 +189,13 @@ def open_stores(run: Run, teachers: Collection[str] | None = None) -> dict[str, 
     """
     stores = {name: _find(run, name) for name in run.teachers if teachers is None or name in teachers}
     for name, store in stores.items():
-        waiting = [unit for unit in store.missing() if _is_heard(run, unit, name)]
-        lacking = set(run.teacher_request(name).hidden_layers) - set(store.request.hidden_layers)
-        if waiting or lacking:
-            what = f"{len(waiting)} of {len(store.units)} shards" if waiting else f"hidden layers {sorted(lacking)}"
+        wanted = store.widened(run.teacher_request(name))
+        waiting = [unit for unit in wanted.missing() if _is_heard(run, unit, name)]
+        if waiting:
             raise StoreError(
-                f"Teacher '{name}' has not said all yet: {what} are missing; run `orch precompute-teacher`."
+                f"Teacher '{name}' has not said all yet: {len(waiting)} of {len(store.units)} shards are missing or "
+                f"lack tables (shard {waiting[0].index}: {', '.join(wanted.lacking(waiting[0]))}); "
+                "run `orch precompute-teacher`."
             )
     return stores
 
@@ -229,14 +234,13 @@ def _find(run: Run, name: str) -> Store:
 
 
 def _create(run: Run, plan: StorePlan) -> Store:
-    info = run.checkpoints[plan.teacher]
     return Store.create(
         store_folder(run.root / "signals", plan.teacher, plan.fingerprint),
         teacher=plan.teacher,
         fingerprint=plan.fingerprint,
         request=plan.request,
         codec=run.config.signals.hidden_codec,
-        width=info.width if info else None,
+        sizes=plan.sizes,
         languages=list(run.config.teachers[plan.teacher].languages),
         units=list(plan.units),
     )
@@ -247,7 +251,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     from orchestrator.models.tokenizers import load_tokenizer
     from orchestrator.teachers.units import plan_units
 
-    section, info = run.config.teachers[name], run.checkpoints[name]
+    section, sizes = run.config.teachers[name], _sizes(run, name)
     request, batch_plan = run.teacher_request(name), _batch_plan(run, name)
     fingerprint = _fingerprint(run, corpus, name, batch_plan)
     tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
@@ -257,29 +261,30 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     }
     folder = store_folder(run.root / "signals", name, fingerprint)
     try:
-        store = Store.open(folder)
+        store = Store.open(folder).widened(request)
     except StoreError:
-        per_token = bytes_per_token(
-            request,
-            run.config.signals.hidden_codec,
-            info.width if info else None,
-            run.config.corpus.masking.probability,
-        )
+        tables = bytes_per_token(request, run.config.signals.hidden_codec, sizes, run.config.corpus.masking.probability)
         units = plan_units(
             corpus,
             name,
             section,
             tokens_per_character=density,
-            bytes_per_token=sum(per_token.values()),
+            bytes_per_token=sum(tables.values()),
             shard_bytes=run.config.signals.shard_megabytes << 20,
             copies=run.config.corpus.masking.copies,
         )
-        missing = units
+        lacking = {unit.index: tuple(tables) for unit in units}
     else:
-        units = store.units
-        wider = set(request.hidden_layers) - set(store.request.hidden_layers)
-        missing = units if wider else store.missing()
-    return StorePlan(name, request, corpus, fingerprint, batch_plan, density, tuple(units), tuple(missing))
+        request, units = store.request, store.units
+        lacking = {unit.index: tuple(store.lacking(unit)) for unit in store.missing()}
+    return StorePlan(name, request, corpus, fingerprint, batch_plan, density, sizes, tuple(units), lacking)
+
+
+def _sizes(run: Run, name: str) -> TeacherSizes | None:
+    info = run.checkpoints[name]
+    if info is None:
+        return None
+    return TeacherSizes(info.width, head_width=info.embedding_width, vocab_size=info.vocab_size)
 
 
 def _fingerprint(run: Run, corpus: Corpus, name: str, plan: BatchPlan) -> Fingerprint:
@@ -290,7 +295,6 @@ def _fingerprint(run: Run, corpus: Corpus, name: str, plan: BatchPlan) -> Finger
         corpus,
         run.config.corpus,
         seed=run.config.run.seed,
-        request=run.teacher_request(name),
         codec=run.config.signals.hidden_codec,
         plan=plan,
     )
