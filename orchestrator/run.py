@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from orchestrator.config.base import nearest
 from orchestrator.config.loading import load_config
-from orchestrator.config.run import SETUPS, RunConfig
+from orchestrator.config.run import RunConfig, known_setup
 from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
 from orchestrator.errors import ConfigError
 from orchestrator.models.architectures import ARCHITECTURES
@@ -21,6 +20,7 @@ from orchestrator.models.checkpoints import (
     tokenizer_hash,
 )
 from orchestrator.models.maps import layer_map
+from orchestrator.models.rows import check_row_widths
 from orchestrator.records import SignalRequest
 from orchestrator.students.requests import requested_signals
 
@@ -76,15 +76,7 @@ class Run:
 
     def student_request(self, student: StudentSpec, teacher: str) -> SignalRequest:
         """What one student's objectives need of one teacher; ConfigError when it cannot say that."""
-        info = self.checkpoints[teacher]
-        return requested_signals(
-            student.objectives,
-            student.template,
-            teacher=teacher,
-            teacher_layers=info.depth if info else None,
-            teacher_vocabulary=info.vocab_size if info else 0,
-            teacher_has_head=info.has_head if info else False,
-        )
+        return requested_signals(student.objectives, student.template, teacher=teacher, info=self.checkpoints[teacher])
 
     def teacher_request(self, teacher: str) -> SignalRequest:
         """What all students together need of one teacher."""
@@ -106,9 +98,7 @@ def open_run(path: Path, *, overrides: Sequence[str] = (), setup: str | None = N
 
 def make_run(config: RunConfig, *, setup: str | None = None, address: str | None = None) -> Run:
     """Expand a checked configuration, and refuse what its teachers cannot give."""
-    if setup is not None and setup not in SETUPS:
-        raise ConfigError(f"--setup {setup}: no such setup; {nearest(setup, list(SETUPS))}")
-    run = Run(expand(config, setup=setup), address or config.cluster.address)
+    run = Run(expand(config, setup=known_setup(setup)), address or config.cluster.address)
     for teacher in run.teachers:
         run.teacher_request(teacher)
         tokenizer_hash(config.teachers[teacher].tokenizer_path, revision=config.teachers[teacher].revision)  # is there
@@ -124,42 +114,54 @@ def _check_students(run: Run) -> None:
                 f"Student '{student.name}' has max_positions {student.template.max_positions}, fewer than the "
                 f"{run.config.corpus.max_length} tokens of corpus.max_length; raise the one or lower the other."
             )
-        start = student.template.initialisation
-        if start.layers != "teacher":
-            continue
-        models = [name for name in dict.fromkeys(student.teachers.values()) if run.checkpoints[name] is not None]
-        source = start.teacher or (models[0] if len(models) == 1 else None)
-        if source is None:
-            raise ConfigError(
-                f"Student '{student.name}' starts from a teacher's layers, but {len(models)} of its teachers have a "
-                "model; name one with initialisation.teacher, or set initialisation.layers: random."
-            )
-        info = run.checkpoints.get(source)
-        if info is None:
-            raise ConfigError(
-                f"initialisation.teacher: '{source}' has no model, or answers for no student of this setup; "
-                "name another."
-            )
-        for option, own, needed in _sizes(run, student, source, info):
-            if own != needed:
-                raise ConfigError(
-                    f"Student '{student.name}' starts from the layers of '{source}', so its {option} must be {needed}, "
-                    f"not {own}; change it, or set initialisation.layers: random."
-                )
-        layer_map(
-            start.map,
-            student_layers=student.template.layers,
-            teacher_layers=info.depth,
-            option="student.initialisation.map",
+        _check_start(run, student)
+
+
+def _check_start(run: Run, student: StudentSpec) -> None:
+    """Whether there is a model of the right sizes for a student to start from, before anything heavy runs."""
+    template, start = student.template, student.template.initialisation
+    models = {name: run.checkpoints[name] for name in dict.fromkeys(student.teachers.values())}
+    infos = {name: info for name, info in models.items() if info is not None}
+    if start.checkpoint is not None:
+        infos = {start.checkpoint: describe_checkpoint(start.checkpoint, revision=start.revision)}
+        tokenizer_hash(start.checkpoint, revision=start.revision)  # is there
+    elif start.teacher is not None and start.teacher not in infos:
+        raise ConfigError(
+            f"initialisation.teacher: '{start.teacher}' has no model, or answers for no student of this setup; "
+            "name another."
         )
+    one = start.teacher or (next(iter(infos)) if len(infos) == 1 else None)
+    if one is None and (start.layers == "teacher" or start.embedding == "mean"):
+        option = "layers" if start.layers == "teacher" else "embedding"
+        raise ConfigError(
+            f"Student '{student.name}' starts from a teacher's {'layers' if option == 'layers' else 'pieces'}, but "
+            f"{len(infos)} of its teachers have a model; name one with initialisation.teacher, or set "
+            f"initialisation.{option}: random."
+        )
+    check_row_widths(
+        start.embedding, own=template.hidden_size, widths={name: info.embedding_width for name, info in infos.items()}
+    )
+    if start.layers == "random" or one is None:
+        return
+    info = infos[one]
+    for option, own, needed in _sizes(run, student, one, info):
+        if own != needed:
+            raise ConfigError(
+                f"Student '{student.name}' starts from the layers of '{one}', so its {option} must be {needed}, "
+                f"not {own}; change it, or set initialisation.layers: random."
+            )
+    layer_map(start.map, student_layers=template.layers, teacher_layers=info.depth, option="student.initialisation.map")
 
 
 def _sizes(run: Run, student: StudentSpec, source: str, info: CheckpointInfo) -> Iterator[tuple[str, int, object]]:
-    """(option, the student's, the teacher's) of all that must agree before a layer can be copied."""
-    section, template = run.config.teachers[source], student.template
-    assert section.model is not None
-    config = read_config(resolve_folder(section.model, revision=section.revision, patterns=("config.json",)))
+    """(option, the student's, the source's) of all that must agree before a layer can be copied."""
+    template, start = student.template, student.template.initialisation
+    path, revision = start.checkpoint, start.revision
+    if path is None:
+        path, revision = run.config.teachers[source].model, run.config.teachers[source].revision
+    assert path is not None
+    config = read_config(resolve_folder(path, revision=revision, patterns=("config.json",)))
     keys = ARCHITECTURES[info.architecture].config
     yield "hidden_size", template.hidden_size, info.width
-    yield "heads", template.heads, config.get(keys.heads)
+    yield "heads", template.heads, info.heads
     yield "intermediate_size", template.feed_forward_size, config.get(keys.intermediate)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import Cluster
+from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.setups import GroupSpec, StudentSpec
 from orchestrator.errors import ClusterError, ConfigError, StoreError
+from orchestrator.models.checkpoints import tokenizer_hash, weights_hash
 from orchestrator.run import Run
-from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.store import Store
+from orchestrator.steps.asking import answering
 from orchestrator.steps.exports import student_receipt, write_cards
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
@@ -26,19 +30,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Of the training section, what does not change a student and may differ when a run goes on.
-_FREE = ("log_every", "checkpoint_seconds", "keep_checkpoints", "baseline", "threads")
+#: Of the training section, what does not change a student and may differ when a run goes on; what is frozen is said by
+#: the phases.
+_FREE = ("log_every", "checkpoint_seconds", "keep_checkpoints", "baseline", "threads", "freeze")
 _NO_DEADLINE = float("inf")
 
 
-def missing_groups(run: Run) -> list[GroupJob]:
+def missing_groups(run: Run, stores: Mapping[str, Store]) -> list[GroupJob]:
     """Jobs of the groups that are not trained and exported yet.
 
     Raises:
         StoreError: signals or vocabularies are missing.
         ConfigError: a folder holds a student that was made from other inputs; the text names what differs.
     """
-    stores = open_stores(run)
     vocabularies = vocabulary_folders(run, stores)
     jobs = []
     for group in run.expanded.groups:
@@ -52,37 +56,32 @@ def missing_groups(run: Run) -> list[GroupJob]:
 
 def train(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     """Train what is missing; a group that fails does not stop the others, and is named at the end."""
-    jobs = missing_groups(run)
+    stores = open_stores(run)
+    jobs = missing_groups(run, stores)
     if jobs:
-        _train(run, jobs, cluster_of())
+        _train(run, stores, jobs, cluster_of())
     write_cards(run)
 
 
-def _train(run: Run, jobs: Sequence[GroupJob], cluster: Cluster) -> None:
+def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], cluster: Cluster) -> None:
     _log.info("training: %s", ", ".join(job.group.name for job in jobs))
-    section = run.config.cluster
-    side_by_side = len(run.expanded.groups)
-    cpus = section.cpus_per_student or max(1.0, cluster.cpus // side_by_side)
-    gpus = section.gpus_per_student
-    if gpus is None:
-        gpus = min(1.0, cluster.gpus / side_by_side) if cluster.gpus else 0.0
-    outcomes = cluster.run_units(
-        make_student_worker,
-        jobs,
-        workers=len(jobs),
-        cpus=cpus,
-        gpus=gpus,
-        deadline_seconds=_NO_DEADLINE,
-        max_attempts=section.max_attempts,
-        label=lambda job: f"group {job.group.name}",
-        fresh_worker=True,
-    )
     lost = []
-    for outcome in outcomes:
-        if outcome.error is not None:
-            lost.append(outcome)
-        else:
-            _log.info("training: %s is done after %.0f s", outcome.unit.group.name, outcome.seconds)
+    with answering(run, stores, jobs, cluster) as (jobs, room):
+        for outcome in cluster.run_units(
+            make_student_worker,
+            jobs,
+            workers=len(jobs),
+            cpus=room.student_cpus,
+            gpus=room.student_gpus,
+            deadline_seconds=_NO_DEADLINE,
+            max_attempts=run.config.cluster.max_attempts,
+            label=lambda job: f"group {job.group.name}",
+            fresh_worker=True,
+        ):
+            if outcome.error is not None:
+                lost.append(outcome)
+            else:
+                _log.info("training: %s is done after %.0f s", outcome.unit.group.name, outcome.seconds)
     if lost:
         names = ", ".join(outcome.unit.group.name for outcome in lost)
         raise ClusterError(
@@ -109,7 +108,9 @@ def default_threads(run: Run) -> int:
     return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // len(run.expanded.groups))
 
 
-def _job(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path], digest: str) -> GroupJob:
+def _job(
+    run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabularies: dict[str, Path], digest: str
+) -> GroupJob:
     sampling = run.config.corpus.sampling
     teachers = sorted({name for student in group.students for name in student.teachers.values()})
     return GroupJob(
@@ -121,12 +122,12 @@ def _job(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dic
         share=run.config.share,
         alpha=sampling.alpha,
         max_epochs=sampling.max_epochs,
+        max_length=run.config.corpus.max_length,
         teachers={
             name: TeacherFacts(
                 section=run.config.teachers[name],
                 store=stores[name].folder,
-                depth=info.depth if (info := run.checkpoints[name]) else None,
-                width=info.width if info else None,
+                info=run.checkpoints[name],
             )
             for name in teachers
         },
@@ -140,7 +141,7 @@ def _job(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dic
     )
 
 
-def _fingerprint(run: Run, group: GroupSpec, stores: dict[str, Store], vocabularies: dict[str, Path]) -> Fingerprint:
+def _fingerprint(run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabularies: dict[str, Path]) -> Fingerprint:
     """Everything that decides the students of a group."""
     training = run.config.training.model_dump(mode="json", exclude=set(_FREE))
     names = sorted({name for student in group.students for name in student.teachers.values()})
@@ -156,13 +157,28 @@ def _fingerprint(run: Run, group: GroupSpec, stores: dict[str, Store], vocabular
                     "template": student.template.model_dump(mode="json"),
                     "languages": list(student.languages),
                     "teachers": dict(student.teachers),
-                    "objectives": [objective.model_dump(mode="json") for objective in student.objectives],
+                    "phases": [_phase(phase) for phase in student.phases],
                     "vocabulary": vocabularies[student.origin].name,
+                    "checkpoint": _checkpoint_hashes(student),
                 }
                 for student in group.students
             },
         }
     )
+
+
+def _phase(phase: PhaseSpec) -> dict[str, JSON]:
+    """A phase as plain data."""
+    objectives: list[JSON] = [objective.model_dump(mode="json") for objective in phase.objectives]
+    return asdict(replace(phase, objectives=())) | {"objectives": objectives}
+
+
+def _checkpoint_hashes(student: StudentSpec) -> list[str]:
+    """What lies in the folder that a student starts from; nothing when it starts from its teachers or at random."""
+    start = student.template.initialisation
+    if start.checkpoint is None:
+        return []
+    return [of(start.checkpoint, revision=start.revision) for of in (weights_hash, tokenizer_hash)]
 
 
 def _claim(run: Run, student: StudentSpec, fingerprint: Fingerprint) -> None:
