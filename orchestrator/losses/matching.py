@@ -45,7 +45,6 @@ def linear_logit_matching(
     """
     parameters, dtype = (hidden, weight, bias), product_dtype(hidden)
     wanted = [torch.is_grad_enabled() and p is not None and p.requires_grad for p in parameters]
-    gradients: list[Tensor | None] = [None, None, None]
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         own, theirs = (None, None) if columns is None else columns
         matrix, offset = _rows(weight, own, dtype), _rows(bias, own, dtype)
@@ -72,9 +71,9 @@ def linear_logit_matching(
                 grad_matrix += widen(change.T @ states[rows])
             if grad_offset is not None:
                 grad_offset += difference.sum(0)
-        if any(wanted):
-            gradients = [grad_hidden, _whole(grad_matrix, own, weight), _whole(grad_offset, own, bias)]
-            total = attach_gradients(total, inputs=parameters, gradients=gradients)
+        gradients = [grad_hidden, _whole(grad_matrix, own, weight), _whole(grad_offset, own, bias)]
+    if any(wanted):
+        total = attach_gradients(total, inputs=parameters, gradients=gradients)
     return LossSum(total, torch.full((), len(hidden), dtype=torch.int64, device=hidden.device))
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,63 +12,14 @@ from torch.nn import functional as F
 
 from orchestrator.config.models import StudentTemplate
 from orchestrator.config.objectives import HiddenStatesObjective, Objective, SoftTargetsObjective
-from orchestrator.records import Int64
-from orchestrator.students.batches import Batch
-from orchestrator.students.build import BuiltGroup, build_group, build_streams
-from orchestrator.students.objective import MicroBatch, backward, micro_batch, total_counts
-from orchestrator.students.terms import Term
-from tests.students.tiny import ALL, HIDDEN, MASKED_LM, SOFT, STUDENT, World, make_job, student
+from orchestrator.records import StateKey
+from orchestrator.students.batch import Batch
+from orchestrator.students.objective import micro_batch
+from tests.students.bench import CPU, Bench, make_bench, step
+from tests.students.tiny import ALL, HIDDEN, MASKED_LM, SOFT, World
 
-CPU = torch.device("cpu")
 COSINE = HiddenStatesObjective(type="hidden-states", distance="cosine", map="last", weight=0.7)
 SHARP = SoftTargetsObjective(type="soft-targets", k=12, weight=0.5, tail="renormalise")
-
-
-@dataclass
-class Bench:
-    """One student with the rows of one language."""
-
-    built: BuiltGroup
-    batch_of: Callable[[Int64], Batch]
-    terms: tuple[Term, ...]
-
-    def micro(self, *rows: int) -> MicroBatch:
-        return micro_batch(self.terms, self.batch(*rows), device=CPU)
-
-    def batch(self, *rows: int) -> Batch:
-        return self.batch_of(np.asarray(rows))
-
-
-def make_bench(
-    world: World,
-    root: Path,
-    *objectives: Objective,
-    language: str = "aa",
-    teacher: str = "mixed",
-    vocabulary: str = "aa",
-    template: StudentTemplate = STUDENT,
-) -> Bench:
-    spec = student("s", language, objectives=objectives, teachers={language: teacher}, template=template)
-    job = make_job(world, root, spec, vocabulary=vocabulary)
-    built = build_group(job)
-    reader = build_streams(job, built.vocabularies, cursors={})["s"].readers[language]
-    return Bench(built, partial(reader.batch, whole(reader)), built.terms["s"][language])
-
-
-def step(bench: Bench, *micros: MicroBatch) -> tuple[float, dict[str, float], dict[str, Tensor]]:
-    """Loss, raw terms per element, and gradients of one step."""
-    group = bench.built.module
-    group.zero_grad(set_to_none=True)
-    denominators = total_counts(micros)
-    loss, sums = 0.0, dict.fromkeys(denominators, 0.0)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    for micro in micros:
-        value, raw = backward(group, "s", micro, denominators=denominators, autocast=autocast)
-        loss += float(value)
-        for name, total in raw.items():
-            sums[name] += float(total)
-    gradients = {name: p.grad for name, p in group.trained().items() if p.grad is not None}
-    return loss, {name: total / max(1, denominators[name]) for name, total in sums.items()}, gradients
 
 
 def written_out(bench: Bench, batch: Batch) -> dict[str, tuple[Tensor, int]]:
@@ -85,10 +34,10 @@ def written_out(bench: Bench, batch: Batch) -> dict[str, tuple[Tensor, int]]:
             found[term.name] = dense_soft_targets(objective, logits, batch)
         elif isinstance(objective, HiddenStatesObjective):
             total, count = torch.zeros((), dtype=torch.float64), 0
-            for (mine, theirs), key in zip(term.pairs, term.projections, strict=True):
+            for (mine, theirs), projection in zip(term.pairs, term.projections, strict=True):
                 states = output.hidden_states[mine].flatten(0, 1)[batch.token_positions]
-                states = states if key is None else projections[key](states)
-                target = batch.hidden[theirs]
+                states = states if projection is None else projections[projection.key](states)
+                target = batch.states[StateKey("hidden", theirs)]
                 if objective.distance == "mse":
                     total = total + (states - target).double().square().mean(-1).sum()
                 else:
@@ -103,10 +52,10 @@ def written_out(bench: Bench, batch: Batch) -> dict[str, tuple[Tensor, int]]:
 
 def dense_soft_targets(objective: SoftTargetsObjective, logits: Tensor, batch: Batch) -> tuple[Tensor, int]:
     """Position by position: kept mass by student id, and what is left of the teacher in one bucket or nowhere."""
-    assert batch.targets is not None
     T, total, count = objective.temperature, torch.zeros((), dtype=torch.float64), 0
     log_p = (logits / T).log_softmax(-1)
-    partition_1, partition_t = batch.targets.log_partition[1.0].double(), batch.targets.log_partition[T].double()
+    nothing = torch.zeros(len(logits), dtype=torch.float64)  # at T = 1 neither partition is asked for
+    partition_1, partition_t = (batch.targets.log_partition.get(t, nothing).double() for t in (1.0, T))
     for m in range(len(logits)):
         ids = batch.targets.topk_ids[m, : objective.k]
         if (ids < 0).all():
@@ -146,7 +95,7 @@ def test_a_step_is_the_weighted_mean_over_valid_elements(
     micro = bench.micro(*range(0, 30, 2))
     expected = written_out(bench, micro.batch)
     assert {name: count for name, (_, count) in expected.items()} == micro.counts
-    loss = sum(term.objective.weight * expected[term.name][0] / expected[term.name][1] for term in bench.terms)
+    loss = sum(bench.weights[term.name] * expected[term.name][0] / expected[term.name][1] for term in bench.terms)
     assert isinstance(loss, Tensor)
     bench.built.module.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -206,7 +155,7 @@ def test_gradients_reach_the_student_and_its_projections_and_nothing_else(world:
     told = [
         micro.batch.targets.topk_logprobs,
         *micro.batch.targets.log_partition.values(),
-        *micro.batch.hidden.values(),
+        *micro.batch.states.values(),
     ]
     assert not any(tensor.requires_grad or tensor.grad is not None for tensor in told)
 
@@ -214,9 +163,8 @@ def test_gradients_reach_the_student_and_its_projections_and_nothing_else(world:
 def test_a_batch_without_any_valid_element_costs_nothing(world: World, tmp_path: Path) -> None:
     bench = make_bench(world, tmp_path, MASKED_LM, SOFT)
     batch = bench.batch(0)
-    assert batch.targets is not None
     nothing = replace(batch, labels=torch.full_like(batch.labels, -1))
-    nothing.targets.topk_ids.fill_(-1)  # type: ignore[union-attr]
+    nothing.targets.topk_ids.fill_(-1)
     silent = micro_batch(bench.terms, nothing, device=CPU)
     assert silent.counts == {"masked-lm": 0, "soft-targets": 0}
     loss, terms, gradients = step(bench, silent)
@@ -229,14 +177,14 @@ def test_a_batch_without_any_valid_element_costs_nothing(world: World, tmp_path:
 def test_a_row_without_masked_positions_is_read(world: World, tmp_path: Path) -> None:
     bench = make_bench(world, tmp_path, *ALL)
     batch = bench.batch(0)
-    assert batch.targets is not None
     none = slice(0, 0)
-    targets = type(batch.targets)(
-        batch.targets.topk_ids[none],
-        batch.targets.topk_logprobs[none],
-        {t: z[none] for t, z in batch.targets.log_partition.items()},
+    bare = replace(
+        batch,
+        labels=batch.labels[none],
+        masked_positions=batch.masked_positions[none],
+        masked_tokens=batch.masked_tokens[none],
+        targets=batch.targets.each(lambda values: values[none]),
     )
-    bare = replace(batch, labels=batch.labels[none], masked_positions=batch.masked_positions[none], targets=targets)
     loss, terms, _ = step(bench, micro_batch(bench.terms, bare, device=CPU))
     assert terms["masked-lm"] == terms["soft-targets"] == 0.0
     assert loss == pytest.approx(terms["hidden-states"], rel=1e-5)
