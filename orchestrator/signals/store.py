@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self, cast
@@ -171,17 +171,17 @@ class Store:
         there = self._intact(unit)
         return [table for table in self.schema if table not in there]
 
-    def write(self, unit: Unit, tables: Tables) -> Receipt:
+    def write(self, unit: Unit, tables: Tables, *, only: Collection[str] | None = None) -> Receipt:
         """Write those tables of the unit's shard that are not there, then its receipt, which is returned.
 
         `tables` holds `texts`, `tokens`, `masked` and whatever is `lacking`, as `schema` says; of what is there already
-        only those three are looked at. Raises StoreError when the tables do not fit format 1, each other, or the rows
-        that are there; StorageError when the disk refuses.
+        only those three are looked at. `only`: which of those that are lacking to write; None is all. Raises StoreError
+        when the tables do not fit format 1, each other, or the rows that are there; StorageError when the disk refuses.
         """
         if self._units.get(unit.index) != unit:
             raise StoreError(f"{unit} is not a unit of the store {self.folder}; plan again")
         entries = {table: entry for table, entry in self._intact(unit).items() if table in self.schema}
-        wanted = [table for table in self.schema if table not in entries]
+        wanted = [table for table in self.schema if table not in entries and (only is None or table in only)]
         self._check_tables(unit, tables, wanted, entries)
         counts = check_rows(tables, language=self.languages.index(unit.language), sizes=self.sizes)
         for table in wanted:

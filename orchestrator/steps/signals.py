@@ -19,7 +19,7 @@ from orchestrator.records import BatchPlan, SignalRequest, Unit
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
-from orchestrator.signals.schema import TeacherSizes, bytes_per_token
+from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 
 if TYPE_CHECKING:
@@ -49,13 +49,16 @@ class StorePlan:
 def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     """Compute the shards that some student of this setup listens to and that are missing.
 
+    In the modes live and hybrid it is the masked text alone, for which no model runs: the rest is asked of the teachers
+    while students train.
+
     Raises:
         ClusterError: units kept losing their worker; they are named, and all the others are done.
     """
     corpus = prepare_corpus(run)
     plans = plan_stores(run, corpus)
     stores = {name: _create(run, plan) for name, plan in plans.items()}
-    units = [unit for name, store in stores.items() for unit in store.missing() if _is_heard(run, unit, name)]
+    units = [unit for name, store in stores.items() for unit in _missing(run, store) if _is_heard(run, unit, name)]
     lost = []
     if units:
         _log.info("precompute: %d shards are missing", len(units))
@@ -74,6 +77,23 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         )
 
 
+def says_before(run: Run) -> bool:
+    """Whether the teachers say everything before students train."""
+    return run.config.signals.mode == "cache"
+
+
+def _missing(run: Run, store: Store) -> list[Unit]:
+    """Units of which something is missing that is to be stored before students train."""
+    if says_before(run):
+        return store.missing()
+    return [unit for unit in store.units if ROW_TABLES.keys() & set(store.lacking(unit))]
+
+
+def unit_name(unit: Unit) -> str:
+    """A unit in messages."""
+    return f"shard {unit.index} of teacher '{unit.teacher}' ({unit.language}, texts from {unit.first_text})"
+
+
 def _outcomes(
     run: Run,
     corpus: Corpus,
@@ -89,7 +109,11 @@ def _outcomes(
     job = PrecomputeJob(
         teachers={
             name: TeacherTask(
-                run.config.teachers[name], plan.plan, stores[name].request, stores[name].codec, stores[name].folder
+                run.config.teachers[name],
+                plan.plan,
+                request=stores[name].request if says_before(run) else SignalRequest(),
+                codec=stores[name].codec,
+                store=stores[name].folder,
             )
             for name, plan in plans.items()
         },
@@ -99,6 +123,7 @@ def _outcomes(
     )
     cpus = section.cpus_per_teacher or float(max(plan.plan.threads for plan in plans.values()))
     gpus = section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus)
+    gpus = gpus if says_before(run) else 0.0
     room = floor(cluster.gpus / gpus) if gpus else floor(cluster.cpus / cpus)
     return cluster.run_units(
         partial(make_teacher_worker, job),
@@ -108,15 +133,18 @@ def _outcomes(
         gpus=gpus,
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
-        label=lambda unit: (
-            f"shard {unit.index} of teacher '{unit.teacher}' ({unit.language}, texts from {unit.first_text})"
-        ),
+        label=unit_name,
     )
 
 
 def _note(run: Run, outcome: Outcome[Unit, Receipt], receipt: Receipt) -> None:
-    """Keep what a unit cost."""
+    """Keep what a unit cost, where a teacher ran."""
     unit = outcome.unit
+    if not says_before(run):
+        _log.info(
+            "masked text: shard %d of %s (%s), %d tokens", unit.index, unit.teacher, unit.language, receipt.num_tokens
+        )
+        return
     costs.record(
         run.root,
         costs.UnitCost(
@@ -182,15 +210,19 @@ def plan_stores(run: Run, corpus: Corpus) -> dict[str, StorePlan]:
 
 
 def open_stores(run: Run, teachers: Collection[str] | None = None) -> dict[str, Store]:
-    """Stores that hold all that this setup listens to.
+    """Stores that hold all that this setup listens to, or in the modes live and hybrid its masked text.
 
     Raises:
         StoreError: signals are missing; the text names the teacher and how many shards.
     """
     stores = {name: _find(run, name) for name in run.teachers if teachers is None or name in teachers}
     for name, store in stores.items():
-        wanted = store.widened(run.teacher_request(name))
-        waiting = [unit for unit in wanted.missing() if _is_heard(run, unit, name)]
+        wanted = store if run.config.signals.mode == "live" else store.widened(run.teacher_request(name))
+        if run.config.signals.mode == "hybrid" and wanted.request != store.request:
+            raise StoreError(
+                f"The store of teacher '{name}' is not made for what is asked now; run `orch precompute-teacher`."
+            )
+        waiting = [unit for unit in _missing(run, wanted) if _is_heard(run, unit, name)]
         if waiting:
             raise StoreError(
                 f"Teacher '{name}' has not said all yet: {len(waiting)} of {len(store.units)} shards are missing or "
@@ -230,7 +262,7 @@ def _is_heard(run: Run, unit: Unit, teacher: str) -> bool:
 
 def _find(run: Run, name: str) -> Store:
     corpus = known_corpus(run)
-    return find_store(run.root / "signals", name, _fingerprint(run, corpus, name, _batch_plan(run, name)))
+    return find_store(run.root / "signals", name, _fingerprint(run, corpus, name, batch_plan(run, name)))
 
 
 def _create(run: Run, plan: StorePlan) -> Store:
@@ -238,7 +270,7 @@ def _create(run: Run, plan: StorePlan) -> Store:
         store_folder(run.root / "signals", plan.teacher, plan.fingerprint),
         teacher=plan.teacher,
         fingerprint=plan.fingerprint,
-        request=plan.request,
+        request=SignalRequest() if run.config.signals.mode == "live" else plan.request,
         codec=run.config.signals.hidden_codec,
         sizes=plan.sizes,
         languages=list(run.config.teachers[plan.teacher].languages),
@@ -252,8 +284,8 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     from orchestrator.teachers.units import plan_units
 
     section, sizes = run.config.teachers[name], _sizes(run, name)
-    request, batch_plan = run.teacher_request(name), _batch_plan(run, name)
-    fingerprint = _fingerprint(run, corpus, name, batch_plan)
+    request, plan = run.teacher_request(name), batch_plan(run, name)
+    fingerprint = _fingerprint(run, corpus, name, plan)
     tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
     density = {
         language: tokens_per_character(corpus.sample(language, _SAMPLE_TEXTS), tokenizer=tokenizer)
@@ -277,7 +309,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     else:
         request, units = store.request, store.units
         lacking = {unit.index: tuple(store.lacking(unit)) for unit in store.missing()}
-    return StorePlan(name, request, corpus, fingerprint, batch_plan, density, sizes, tuple(units), lacking)
+    return StorePlan(name, request, corpus, fingerprint, plan, density, sizes, tuple(units), lacking)
 
 
 def _sizes(run: Run, name: str) -> TeacherSizes | None:
@@ -301,7 +333,8 @@ def _fingerprint(run: Run, corpus: Corpus, name: str, plan: BatchPlan) -> Finger
     return Fingerprint(parts)
 
 
-def _batch_plan(run: Run, name: str) -> BatchPlan:
+def batch_plan(run: Run, name: str) -> BatchPlan:
+    """How a teacher's rows are put together."""
     from orchestrator.models.devices import pick_device, pick_dtype
 
     section = run.config.teachers[name]

@@ -54,7 +54,7 @@ def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
     return built
 
 
-def vocabulary_folders(run: Run, stores: dict[str, Store]) -> dict[str, Path]:
+def vocabulary_folders(run: Run, stores: Mapping[str, Store]) -> dict[str, Path]:
     """Origin of students -> folder of their vocabulary.
 
     Raises:

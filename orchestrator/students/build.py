@@ -26,9 +26,9 @@ from orchestrator.students.batches import BatchReader
 from orchestrator.students.frozen import KnownTeacher, load_frozen, needs_frozen
 from orchestrator.students.group import StudentGroup
 from orchestrator.students.ids import IdMap
-from orchestrator.students.job import GroupJob
+from orchestrator.students.job import GroupJob, TeacherFacts
 from orchestrator.students.rows import seed_for
-from orchestrator.students.source import StoredSource
+from orchestrator.students.source import AskingSource, Source, StoredSource
 from orchestrator.students.starting import special_ids_of, start_encoder
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
 from orchestrator.students.terms import Term, make_projections, make_terms
@@ -132,7 +132,7 @@ def build_streams(
     Raises:
         StoreError: a store lacks a shard or a signal, or belongs to another tokenizer.
     """
-    sources = {name: StoredSource(Store.open(facts.store)) for name, facts in job.teachers.items()}
+    sources = {name: _source(facts) for name, facts in job.teachers.items()}
     training = job.training
     streams: dict[str, StudentStream] = {}
     for student in job.group.students:
@@ -155,6 +155,11 @@ def build_streams(
         )
         streams[student.name] = StudentStream(spec, readers, cursor=cursors.get(student.name))
     return streams
+
+
+def _source(facts: TeacherFacts) -> Source:
+    store = Store.open(facts.store)
+    return StoredSource(store) if facts.live is None else AskingSource(store, facts.live)
 
 
 def _id_map(job: GroupJob, teacher: str, vocabulary: Vocabulary) -> IdMap:

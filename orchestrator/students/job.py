@@ -9,7 +9,9 @@ from pathlib import Path
 from orchestrator.config.models import ShareSection, TeacherSection
 from orchestrator.config.run import TrainingSection
 from orchestrator.config.setups import GroupSpec
+from orchestrator.models.checkpoints import CheckpointInfo
 from orchestrator.records import SignalRequest
+from orchestrator.students.source import Asking
 
 #: The file in `final/` that says which inputs the student came from; it is there if and only if the export is whole.
 RECEIPT = "training.json"
@@ -17,12 +19,15 @@ RECEIPT = "training.json"
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """Where a teacher's signals lie, and what a student has to know of it. `depth` None: a tokenizer alone."""
+    """Where a teacher's signals lie, and what a student has to know of it. `info` None: a tokenizer alone.
+
+    `live`: who is asked for what the store lacks while students train; None where all is stored.
+    """
 
     section: TeacherSection
     store: Path
-    depth: int | None
-    width: int | None
+    info: CheckpointInfo | None
+    live: Asking | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class GroupJob:
     share: ShareSection
     alpha: float
     max_epochs: float
+    max_length: int  # tokens of the longest row
     teachers: Mapping[str, TeacherFacts]
     vocabularies: Mapping[str, Path]  # origin of the students -> folder
     requests: Mapping[str, Mapping[str, SignalRequest]]  # student -> teacher -> what it reads

@@ -91,6 +91,14 @@ def epoch_windows(sizes: Sequence[UnitSize], *, seed: int, language: str, epoch:
     return [*windows, tuple(units)] if units else windows
 
 
+def largest_window(sizes: Sequence[UnitSize], *, seed: int, language: str) -> int:
+    """Tokens of the largest window of the first epoch."""
+    tokens = {size.index: size.num_tokens for size in sizes}
+    return max(
+        sum(tokens[unit] for unit in units) for units in epoch_windows(sizes, seed=seed, language=language, epoch=0)
+    )
+
+
 def window_batches(
     num_tokens: Int32, *, tokens_per_batch: int, seed: int, student: str, language: str, epoch: int, window: int
 ) -> list[Int64]:

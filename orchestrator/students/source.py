@@ -1,4 +1,4 @@
-"""Where students get what a teacher said, unit by unit: from its store, as it lies there.
+"""Where students get what a teacher says, unit by unit: from its store, or from itself while they train.
 
 A unit's tables are the same wherever they come from, so that students are the same too.
 """
@@ -6,12 +6,13 @@ A unit's tables are the same wherever they come from, so that students are the s
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import StoreError
-from orchestrator.records import HiddenCodec, SignalRequest, Tables
+from orchestrator.records import HiddenCodec, SignalRequest, Tables, Unit
 from orchestrator.signals.store import Store
 
 
@@ -112,3 +113,67 @@ class StoredUnit:
     def tables(self) -> Tables:
         """Read-only views of memory-mapped files, checked at first use."""
         return self.store.shard(self.unit, self.names)
+
+
+class Answer(Protocol):
+    """What a teacher says to a unit, once it has been waited for."""
+
+    def result(self) -> Tables | None:
+        """The tables that its store lacks; None when they are in its store now."""
+
+
+class Teachers(Protocol):
+    """Teachers that can be asked while students train."""
+
+    def submit(self, unit: Unit, /) -> Answer:
+        """Ask for a unit; returns at once."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Whom to ask, and for what."""
+
+    teachers: Teachers
+    request: SignalRequest
+
+
+class AskingSource(StoredSource):
+    """What the store lacks is asked of the teacher, and is held no longer than somebody holds what was asked for."""
+
+    def __init__(self, store: Store, asking: Asking) -> None:
+        super().__init__(store.widened(asking.request))
+        self._teachers = asking.teachers
+        self._units = {unit.index: unit for unit in store.units}
+        self._answers: WeakValueDictionary[int, Answer] = WeakValueDictionary()
+
+    def ask(self, unit: int, tables: Collection[str]) -> Asked:
+        """Students that want a unit at about the same time share one answer."""
+        stored = StoredUnit(self._store, unit, tuple(tables))
+        if not set(tables).intersection(self._store.lacking(self._units[unit])):
+            return stored
+        answer = self._answers.get(unit)
+        if answer is None:
+            answer = self._answers[unit] = self._teachers.submit(self._units[unit])
+        return AnsweredUnit(stored, answer)
+
+
+@dataclass(frozen=True)
+class AnsweredUnit:
+    """A unit that the teacher was asked for."""
+
+    stored: StoredUnit
+    answer: Answer
+
+    @property
+    def unit(self) -> int:
+        """Its index."""
+        return self.stored.unit
+
+    def tables(self) -> Tables:
+        """What the teacher said, beside what is stored."""
+        said = self.answer.result()
+        if said is None:
+            return self.stored.tables()
+        rest = tuple(name for name in self.stored.names if name not in said)
+        wanted = {name: said[name] for name in self.stored.names if name in said}
+        return {**replace(self.stored, names=rest).tables(), **wanted}
