@@ -23,7 +23,7 @@ from vocab_tools.mass import has_model, teacher_mass_outside
 from vocab_tools.measure import measure_texts
 from vocab_tools.merged import merged_config, merged_document
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
-from vocab_tools.report import TextMeasure, VocabularyReport, make_report, write_report
+from vocab_tools.report import WIDTHS, TextMeasure, VocabularyReport, make_report, write_report
 from vocab_tools.tokenizers import Fillers, dump, student_config, student_document
 from vocab_tools.trim import Bools, Needs, measure_needs
 from vocab_tools.union import Union, unite
@@ -56,6 +56,7 @@ def build_vocabulary(
     max_size: int | None = None,
     texts: Mapping[str, Sequence[str]] | None = None,
     teacher_mass: bool = False,
+    widths: Sequence[int] = WIDTHS,
 ) -> VocabularyReport:
     """Build a student vocabulary of one teacher's (trim) or several teachers' tokenizers (union) in the folder `out`.
 
@@ -64,6 +65,7 @@ def build_vocabulary(
 
     `texts` are samples on which the result is measured, by source name or one of its `tokenizer_names`; with
     `teacher_mass` a source that is a checkpoint folder is also asked what its model expects there (slow).
+    `widths` are those at which the report counts the embedding's parameters.
     Raises VocabularyError with one sentence.
     """
     out = Path(out)
@@ -77,7 +79,7 @@ def build_vocabulary(
     needs = {name: measure_needs(teachers[name], of_teacher) for name, of_teacher in counts.items()}
     kept = {source.name: _kept(teachers[source.name], needs.get(source.name), source.min_count) for source in sources}
     union = unite(identities, kept=kept, needs=needs, max_size=max_size)
-    report = make_report(teachers, identities, union, counts, merge=merge)
+    report = make_report(teachers, identities, union, counts, merge=merge, widths=widths)
     with new_folder(out, marker=MAPPING_FILE) as folder:
         _write(folder, sources, teachers, union)
         if len(sources) > 1:

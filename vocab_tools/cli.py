@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,6 +32,10 @@ CorpusOption = Annotated[
 ]
 MaxSizeOption = Annotated[int | None, typer.Option("--max-size", min=16, help="Keep the most frequent tokens only.")]
 MinCountOption = Annotated[int, typer.Option("--min-count", min=1, help="Drop tokens that occur less often.")]
+WidthOption = Annotated[
+    list[int] | None,
+    typer.Option("--width", min=1, help="Count the embedding's parameters at this width; repeat it."),
+]
 
 
 @app.command()
@@ -45,6 +52,7 @@ def union(
     ] = None,
     min_count: MinCountOption = 1,
     max_size: MaxSizeOption = None,
+    width: WidthOption = None,
 ) -> None:
     """One vocabulary of several tokenizers; with --corpus only of what these texts use.
 
@@ -62,6 +70,7 @@ def union(
                 routes=route or [],
                 min_count=min_count,
                 max_size=max_size,
+                widths=width,
             )
         )
 
@@ -77,8 +86,14 @@ def trim(
     ] = 0.0,
     max_size: MaxSizeOption = None,
     teacher_mass: Annotated[
-        bool, typer.Option("--teacher-mass", help="Ask the model in the folder what it would lose on held-out text.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--teacher-mass/--no-teacher-mass",
+            help="Ask the model what it gives to dropped tokens on held-out text.",
+            show_default="if the folder holds a model",
+        ),
+    ] = None,
+    width: WidthOption = None,
 ) -> None:
     """The part of one vocabulary that languages use.
 
@@ -96,12 +111,13 @@ def trim(
                 min_frequency=min_frequency,
                 max_size=max_size,
                 teacher_mass=teacher_mass,
+                widths=width,
             )
         )
 
 
 @app.command()
-def show(folder: Annotated[Path, typer.Argument(help="What union or trim wrote.")]) -> None:
+def show(folder: Annotated[Path, typer.Argument(help="What union or trim wrote.")], width: WidthOption = None) -> None:
     """The report of a vocabulary as text.
 
     Example:  orch vocab show union
@@ -109,7 +125,7 @@ def show(folder: Annotated[Path, typer.Argument(help="What union or trim wrote."
     with _one_sentence():
         from vocab_tools.commands import run_show
 
-        typer.echo(run_show(folder))
+        typer.echo(run_show(folder, widths=width))
 
 
 @app.command()
@@ -131,11 +147,28 @@ def check(
         typer.echo(run_check(folder, text, teachers=teacher or []))
 
 
+def main() -> None:
+    """The same commands without orch, for `python -m vocab_tools`; SIGTERM stops them as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="vocab_tools")
+
+
 @contextmanager
 def _one_sentence() -> Iterator[None]:
+    """Errors and Ctrl-C as one sentence after the name of the program."""
     try:
         yield
+        sys.stdout.flush()
     except VocabularyError as error:
-        typer.secho("orch vocab: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing was written or changed", 130)
+    except BrokenPipeError:  # a pager that was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.secho("vocab: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    raise typer.Exit(status) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from vocab_tools.errors import VocabularyError
 from vocab_tools.mapping import open_vocabulary
 from vocab_tools.mass import has_model
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
-from vocab_tools.report import read_report
+from vocab_tools.report import WIDTHS, embedding_parameters, read_report
 from vocab_tools.report_text import describe_report
 
 Int64 = npt.NDArray[np.int64]
@@ -33,6 +34,7 @@ def run_union(
     routes: Sequence[str],
     min_count: int,
     max_size: int | None,
+    widths: Sequence[int] | None = None,
 ) -> str:
     """Build a union and say what came out."""
     teachers = _open_all(tokenizers)
@@ -46,7 +48,7 @@ def run_union(
         own = tuple(sorted(language for language in counted if owner[language] == name))
         counts = _count(teacher, (counted[language] for language in own)) if corpus else None
         sources.append(VocabularySource(name, where, counts, min_count=min_count, tokenizer_names=own))
-    build_vocabulary(sources, out, merge=merge, max_size=max_size, texts=measured)
+    build_vocabulary(sources, out, merge=merge, max_size=max_size, texts=measured, widths=widths or WIDTHS)
     return run_show(out)
 
 
@@ -58,16 +60,18 @@ def run_trim(
     min_count: int,
     min_frequency: float,
     max_size: int | None,
-    teacher_mass: bool,
+    teacher_mass: bool | None,
+    widths: Sequence[int] | None = None,
 ) -> str:
-    """Build a trim and say what came out."""
+    """Build a trim and say what came out; `teacher_mass` None: measured where the folder holds a model."""
     if not corpus:
         raise VocabularyError("trim needs text to know what is used; give --corpus LANG=FILE")
     if teacher_mass and not has_model(tokenizer):
         raise VocabularyError(
-            f"--teacher-mass needs a checkpoint, and {tokenizer} holds no config.json and .safetensors"
+            f"--teacher-mass needs a masked language model, and {tokenizer} holds none (config.json and .safetensors)"
         )
     ((name, teacher),) = _open_all([tokenizer]).items()
+    asks = has_model(tokenizer) and "mask" in teacher.roles if teacher_mass is None else teacher_mass
     counted, measured = _split(corpus)
     counts = _count(teacher, counted.values())
     source = VocabularySource(
@@ -77,14 +81,17 @@ def run_trim(
         min_count=max(min_count, ceil(min_frequency * int(counts.sum()))),
         tokenizer_names=tuple(sorted(counted)),
     )
-    build_vocabulary([source], out, max_size=max_size, texts=measured, teacher_mass=teacher_mass)
+    build_vocabulary([source], out, max_size=max_size, texts=measured, teacher_mass=asks, widths=widths or WIDTHS)
     return run_show(out)
 
 
-def run_show(folder: Path) -> str:
-    """The report of a vocabulary folder as text."""
+def run_show(folder: Path, *, widths: Sequence[int] | None = None) -> str:
+    """The report of a vocabulary folder as text; `widths`: what the embedding costs there, else where it was built."""
     open_vocabulary(folder)
-    return describe_report(read_report(folder))
+    report = read_report(folder)
+    if widths:
+        report = replace(report, embedding_parameters=embedding_parameters(report.size, widths))
+    return describe_report(report)
 
 
 def run_check(folder: Path, text: Path, *, teachers: Sequence[str]) -> str:
@@ -92,6 +99,8 @@ def run_check(folder: Path, text: Path, *, teachers: Sequence[str]) -> str:
     vocabulary = open_vocabulary(folder)
     vocabulary.verify()
     elsewhere = _pairs(teachers, "--teacher NAME=PATH")
+    if unknown := sorted(set(elsewhere) - set(vocabulary.names)):
+        raise VocabularyError(f"--teacher names '{unknown[0]}'; {folder} has {', '.join(vocabulary.names)}")
     texts = read_texts(text)
     lines = [f"{folder}: {vocabulary.size:,} tokens, {len(vocabulary.tokenizers)} tokenizers, every hash fits"]
     for name in vocabulary.names:
@@ -103,8 +112,9 @@ def run_check(folder: Path, text: Path, *, teachers: Sequence[str]) -> str:
                 f"the tokenizer of '{name}' differs from its teacher on {found.wrong} of {found.texts} texts, first on"
                 f" {found.example!r}; does the text name a special token that the teacher lacks?"
             )
-        finer = f"; {found.finer:,} texts use tokens that the student lacks and are cut finer" if found.finer else ""
-        lines.append(f"{name}: {found.texts:,} texts, {found.tokens:,} tokens, the same ids and offsets{finer}")
+        finer = f"; {found.finer:,} use tokens that the student lacks and are cut finer" if found.finer else ""
+        same = f"{found.texts - found.finer:,} with the same ids and offsets"
+        lines.append(f"{name}: {found.texts:,} texts, {found.tokens:,} tokens; {same}{finer}")
     return "\n".join(lines)
 
 

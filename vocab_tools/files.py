@@ -49,15 +49,14 @@ def new_folder(target: Path, *, marker: str) -> Iterator[Path]:
         temporary.rename(target)
         _flush_one(target.parent)
     except OSError as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
         free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
         hint = f" ({free // 2**20} MiB are free)" if error.errno == errno.ENOSPC else ""
         raise VocabularyError(f"{target} cannot be written: {error.strerror}{hint}") from error
     finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -5,6 +5,7 @@ B rows, L tokens, M masked positions, V_t ids of the teacher. torch and transfor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,15 @@ _MASKED_SHARE = 0.15
 
 
 def has_model(path: Path | str) -> bool:
-    """Whether a folder holds a checkpoint beside its tokenizer."""
-    folder = Path(path)
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    """Whether a folder holds, beside its tokenizer, a checkpoint with a masked-language-model head."""
+    config, folder = Path(path) / "config.json", Path(path)
+    if not config.is_file() or not any(folder.glob("*.safetensors")):
+        return False
+    try:
+        classes = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError):
+        return False
+    return any(str(one).endswith(("ForMaskedLM", "BertForPreTraining")) for one in classes)
 
 
 def teacher_mass_outside(
@@ -41,12 +48,26 @@ def teacher_mass_outside(
     """
     import torch
     from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging as transformers_logging
 
     if "mask" not in teacher.roles:
         raise VocabularyError(f"tokenizer '{teacher.name}' has no mask token, so its model cannot be asked for masses")
-    encoder = AutoModelForMaskedLM.from_pretrained(
-        model, dtype=torch.float32, local_files_only=Path(model).exists(), trust_remote_code=False, use_safetensors=True
-    ).eval()
+    shows_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        encoder = AutoModelForMaskedLM.from_pretrained(
+            model,
+            dtype=torch.float32,
+            local_files_only=Path(model).exists(),
+            trust_remote_code=False,
+            use_safetensors=True,
+        ).eval()
+    except Exception as error:  # whatever transformers meets in a damaged or foreign checkpoint
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise VocabularyError(f"the model in {model} cannot be opened to ask for masses ({reason})") from error
+    finally:
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
     generator = np.random.default_rng(seed)
     chosen = torch.zeros(0, dtype=torch.bool)
 

@@ -118,10 +118,12 @@ def read_sentencepiece(model_file: Path) -> Spec:
     if normalizer.remove_extra_whitespaces:
         steps.append({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""})
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    elif normalizer.add_dummy_prefix:  # also before a space, where Metaspace would put none
+        steps.append({"type": "Prepend", "prepend": METASPACE})
     metaspace: Component = {
         "type": "Metaspace",
         "replacement": METASPACE,
-        "prepend_scheme": "always" if normalizer.add_dummy_prefix else "never",
+        "prepend_scheme": "always" if normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces else "never",
         "split": not any(METASPACE in piece.lstrip(METASPACE) or piece.startswith(METASPACE * 2) for piece in vocab),
     }
     cls = next((token for token in ("<cls>", "[CLS]", "<s>") if token in vocab), None)

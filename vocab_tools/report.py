@@ -99,6 +99,7 @@ def make_report(
     counts: Mapping[str, npt.NDArray[np.int64]],
     *,
     merge: str,
+    widths: Sequence[int] = WIDTHS,
 ) -> VocabularyReport:
     """Measure a union against the vocabularies that it was made from."""
     size = len(union.tokens)
@@ -126,8 +127,13 @@ def make_report(
         shared=len(shared),
         merged_by_form=len(differing),
         examples=tuple(MergedExample(union.names[i], spellings[i]) for i in _spread(differing)),
-        embedding_parameters={width: size * width for width in WIDTHS},
+        embedding_parameters=embedding_parameters(size, widths),
     )
+
+
+def embedding_parameters(size: int, widths: Sequence[int]) -> dict[int, int]:
+    """Width -> parameters of an embedding of `size` rows (a tied head shares them)."""
+    return {width: size * width for width in sorted(set(widths))}
 
 
 def write_report(report: VocabularyReport, folder: Path) -> None:

@@ -46,7 +46,7 @@ def render(report: VocabularyReport) -> str:
         parts.append(_section("Merged by canonical form", _table(["token", "spelled"], rows)))
     if report.texts:
         parts.append(_section("On real text", _texts(report)))
-    rows = [[f"{width:,}", f"{count / 1e6:.1f} M"] for width, count in report.embedding_parameters.items()]
+    rows = [[f"{width:,}", f"{count:,}"] for width, count in report.embedding_parameters.items()]
     parts.append(_section("Parameters of the embedding", _table(["width", "parameters"], rows)))
     body = "\n".join(parts)
     return (

@@ -45,7 +45,7 @@ def describe_report(report: VocabularyReport) -> str:
                 ),
             )
         )
-    rows = ([f"{width:,}", f"{count / 1e6:.1f} M"] for width, count in report.embedding_parameters.items())
+    rows = ([f"{width:,}", f"{count:,}"] for width, count in report.embedding_parameters.items())
     blocks.append(_columns(["width", "parameters of the embedding"], rows))
     return "\n\n".join(blocks)
 

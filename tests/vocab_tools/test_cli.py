@@ -30,7 +30,7 @@ def run(*arguments: str, fails: bool = False) -> str:
     result = CliRunner().invoke(app, list(arguments))
     if fails:
         assert result.exit_code == 1
-        assert result.stderr.startswith("orch vocab: ")
+        assert result.stderr.startswith("vocab: ")
         assert result.stderr.count("\n") == 1
         return result.stderr
     assert result.exit_code == 0, result.output
@@ -42,7 +42,7 @@ def test_union_of_whole_vocabularies_then_show_and_check(work: Path) -> None:
     assert said == run("show", "both")
     assert "tokens of 2 teachers" in said
     checked = run("check", "both", "--text", "en.txt")
-    assert checked.count("the same ids and offsets") == 2
+    assert checked.count("with the same ids and offsets") == 2
     assert "cut finer" not in checked
 
 
@@ -102,7 +102,7 @@ def test_check_finds_a_moved_teacher_and_refuses_another(work: Path) -> None:
         (["union", "word", "--out", "x", "--corpus", "en=en.txt", "--route", "en=other"], "names 'other'"),
         (["union", "word", "--out", "x", "--max-size", "99"], "max_size needs counts"),
         (["trim", "word", "--out", "x"], "give --corpus"),
-        (["trim", "word", "--out", "x", "--corpus", "en=en.txt", "--teacher-mass"], "needs a checkpoint"),
+        (["trim", "word", "--out", "x", "--corpus", "en=en.txt", "--teacher-mass"], "needs a masked language model"),
         (["show", "word"], "no vocabulary folder"),
         (["check", "nothing", "--text", "en.txt"], "no vocabulary folder"),
     ],

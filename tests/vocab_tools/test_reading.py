@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from transformers import AutoTokenizer
 
-from tests.vocab_tools.tiny import SENTENCES, count_ids, make_tokenizer, teacher_backend
+from tests.vocab_tools.tiny import FAMILIES, SENTENCES, count_ids, make_tokenizer, teacher_backend
 from vocab_tools import VocabularyError, VocabularySource, build_vocabulary, open_vocabulary
 from vocab_tools.check import compare
 from vocab_tools.read import read_tokenizer
@@ -46,9 +46,10 @@ def test_vocab_txt_reads_as_in_tokenizers(tmp_path: Path, lowercase: bool) -> No
             assert backend.encode(text, "b").type_ids == reference.encode(text, "b").type_ids
 
 
-@pytest.mark.parametrize("family", ["spm-unigram", "spm-bpe"])
-def test_sentencepiece_model_reads_as_in_sentencepiece(tmp_path: Path, family: str) -> None:
-    folder = make_tokenizer(family, tmp_path / "m")
+@pytest.mark.parametrize("keep_spaces", [False, True])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.startswith("spm")])
+def test_sentencepiece_model_reads_as_in_sentencepiece(tmp_path: Path, family: str, keep_spaces: bool) -> None:
+    folder = make_tokenizer(family, tmp_path / "m", keep_spaces=keep_spaces)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
     backend = teacher_backend(folder)
     for text in ODD_TEXTS:

@@ -34,20 +34,27 @@ FAMILIES = (
     "byte-bpe",
     "spm-unigram",
     "spm-bpe",
+    "spm-unigram-bytes",
+    "spm-bpe-bytes",
 )
 
 
-def make_tokenizer(family: str, folder: Path) -> Path:
-    """Train the tokenizer of one family on SENTENCES and save it as people have it on disk."""
+def make_tokenizer(family: str, folder: Path, *, keep_spaces: bool = False) -> Path:
+    """Train the tokenizer of one family on SENTENCES and save it as people have it on disk.
+
+    `keep_spaces`, for SentencePiece alone: runs of spaces and those at the ends stay, as in Llama's model.
+    """
     folder.mkdir(parents=True)
     if family.startswith("spm"):
+        _, kind, *bytes_too = family.split("-")
         stream = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(SENTENCES),
             model_writer=stream,
-            vocab_size=220 if family == "spm-bpe" else 190,
-            model_type=family.removeprefix("spm-"),
-            byte_fallback=False,
+            vocab_size=(220 if kind == "bpe" else 190) + 256 * len(bytes_too),
+            model_type=kind,
+            byte_fallback=bool(bytes_too),
+            remove_extra_whitespaces=not keep_spaces,
             hard_vocab_limit=False,
             minloglevel=2,
         )
