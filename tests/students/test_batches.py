@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from orchestrator.errors import StoreError
-from orchestrator.records import Array, SignalRequest, SpecialIds
+from orchestrator.records import Array, SignalRequest, SpecialIds, StateKey, Tables
 from orchestrator.signals.codecs import decode_hidden
-from orchestrator.signals.schema import hidden_table
+from orchestrator.signals.draws import first_drawn, split_codes
 from orchestrator.signals.store import Store
-from orchestrator.students.batches import Batch, BatchReader
+from orchestrator.students.batch import Batch
+from orchestrator.students.batches import BatchReader
 from orchestrator.students.ids import IdMap
 from orchestrator.students.source import StoredSource
 from tests.students.tiny import World, whole
 from vocab_tools.mapping import open_vocabulary
 
-REQUEST = SignalRequest(top_k=8, temperatures=(2.0,), hidden_layers=(0, 3))
+STATES = (StateKey("hidden", 0), StateKey("hidden", 3), StateKey("value", 2))
+REQUEST = SignalRequest(top_k=8, temperatures=(2.0,), draws=20, head_states=True, states=STATES)
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 MASK = {"mixed": 4, "other": 4}
 MISSING = -1
@@ -40,11 +42,13 @@ class StoredRow(NamedTuple):
     input_ids: Array
     positions: Array  # of the masked tokens, within the row
     labels: Array
-    topk_ids: Array
+    topk_ids: Array  # this and what follows: of every token
     topk_logprobs: Array
     logsumexp: Array
     logsumexp_t2: Array
-    hidden: dict[int, Array]
+    drawn: list[dict[int, int]]  # id -> how often
+    head_states: Array
+    states: dict[StateKey, Array]
 
 
 def stored_rows(store: Store, language: str) -> Iterator[StoredRow]:
@@ -58,18 +62,32 @@ def stored_rows(store: Store, language: str) -> Iterator[StoredRow]:
             first, length = int(texts["first_token"][row]), int(texts["num_tokens"][row])
             first_masked, num_masked = int(texts["first_masked"][row]), int(texts["num_masked"][row])
             tokens, places = slice(first, first + length), slice(first_masked, first_masked + num_masked)
+            topk = tables["topk_012_all"]
             yield StoredRow(
                 tables["tokens"]["input_id"][tokens],
                 masked["token"][places] - first,
-                *(
-                    masked[name][places]
-                    for name in ("label_id", "topk_ids", "topk_logprobs", "logsumexp", "logsumexp_t2")
-                ),
+                masked["label_id"][places],
+                topk["topk_ids"][tokens],
+                topk["topk_logprobs"][tokens],
+                tables["partition_all"]["logsumexp"][tokens],
+                tables["partition_t2_all"]["logsumexp"][tokens],
+                [drawn_at(tables, token) for token in range(first, first + length)],
+                tables["head_states_all"]["values"][tokens],
                 {
-                    layer: decode_hidden({n: c[tokens] for n, c in tables[hidden_table(layer)].items()}, store.codec)
-                    for layer in REQUEST.hidden_layers
+                    key: decode_hidden(
+                        {n: c[tokens] for n, c in tables[f"{key.kind}_{key.layer:02d}"].items()}, store.codec
+                    )
+                    for key in STATES
                 },
             )
+
+
+def drawn_at(tables: Tables, token: int) -> dict[int, int]:
+    """What was drawn at one token."""
+    distinct = tables["draws_020_all"]["distinct"]
+    start = int(first_drawn(distinct)[token])
+    ids, counts = split_codes(tables["drawn_020_all"]["code"][start : start + int(distinct[token])], draws=20)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +110,10 @@ def test_a_batch_is_what_the_store_holds(world: World, teacher: str, language: s
         for token, teacher_id in enumerate(row.input_ids):
             position = b * batch.input_ids.shape[1] + token
             assert batch.token_positions[at_token] == position
-            for layer in REQUEST.hidden_layers:
-                np.testing.assert_array_equal(batch.hidden[layer][at_token], row.hidden[layer][token])
+            assert batch.teacher_ids[at_token] == teacher_id
+            assert batch.known_ids[at_token] == table[teacher_id]
+            for key in STATES:
+                np.testing.assert_array_equal(batch.states[key][at_token], row.states[key][token])
             at_token += 1
             student_id = int(batch.input_ids[b, token])
             masked = np.flatnonzero(row.positions == token)
@@ -106,15 +126,20 @@ def test_a_batch_is_what_the_store_holds(world: World, teacher: str, language: s
             elif teacher_id == label:
                 assert student_id == SPECIAL.unk
             if len(masked):
-                m = int(masked[0])
                 num_missing += int(table[label] < 0)
                 assert batch.masked_positions[at_masked] == position
                 assert batch.labels[at_masked] == table[label]
-                assert batch.targets is not None
-                assert batch.targets.topk_ids[at_masked].tolist() == table[row.topk_ids[m, :8]].tolist()
-                np.testing.assert_array_equal(batch.targets.topk_logprobs[at_masked], row.topk_logprobs[m, :8])
-                assert batch.targets.log_partition[1.0][at_masked] == row.logsumexp[m]
-                assert batch.targets.log_partition[2.0][at_masked] == row.logsumexp_t2[m]
+                assert batch.masked_tokens[at_masked] == at_token - 1
+                told = batch.targets
+                assert told.topk_ids[at_masked].tolist() == table[row.topk_ids[token, :8]].tolist()
+                np.testing.assert_array_equal(told.topk_logprobs[at_masked], row.topk_logprobs[token, :8])
+                assert told.log_partition[1.0][at_masked] == row.logsumexp[token]
+                assert told.log_partition[2.0][at_masked] == row.logsumexp_t2[token]
+                np.testing.assert_array_equal(told.head_states[at_masked], row.head_states[token].astype(np.float32))
+                drawn = told.drawn_counts[at_masked].tolist()
+                assert sorted(count for count in drawn if count) == sorted(row.drawn[token].values())
+                pairs = set(zip(told.drawn_ids[at_masked].tolist(), drawn, strict=True)) - {(-1, 0)}
+                assert pairs == {(int(table[i]), count) for i, count in row.drawn[token].items()}
                 at_masked += 1
     assert at_token == batch.num_tokens == int(batch.attention_mask.sum())
     assert at_masked == len(batch.labels)
@@ -175,8 +200,9 @@ def test_batches_own_their_memory(world: World) -> None:
 def test_only_what_is_asked_for_is_read(world: World) -> None:
     reader = make_reader(world, "mixed", "aa", vocabulary="aa", request=SignalRequest())
     batch = reader.batch(whole(reader), np.arange(4))
-    assert batch.targets is None
-    assert batch.hidden == {}
+    told = batch.targets
+    assert told.topk_ids.shape == told.drawn_ids.shape == told.head_states.shape == (len(batch.labels), 0)
+    assert batch.states == {}
     opened = []
     store = world.stores["mixed"]
 
@@ -187,13 +213,13 @@ def test_only_what_is_asked_for_is_read(world: World) -> None:
 
     ids = IdMap(np.arange(300, dtype=np.int32), student_special=SPECIAL, student_size=300, teacher_mask=4)
     watched = StoredSource(Watched(store.folder, store._manifest))
-    whole(BatchReader(watched, "aa", ids=ids, request=SignalRequest(hidden_layers=(2,))))
+    whole(BatchReader(watched, "aa", ids=ids, request=SignalRequest(states=(StateKey("hidden", 2),))))
     assert set(opened) == {"texts", "tokens", "masked", "hidden_02"}
 
 
 @pytest.mark.parametrize(
     "request_",
-    [SignalRequest(top_k=13), SignalRequest(top_k=1, temperatures=(3.0,)), SignalRequest(hidden_layers=(5,))],
+    [SignalRequest(top_k=13), SignalRequest(top_k=1, temperatures=(3.0,)), SignalRequest(states=(StateKey("key", 5),))],
 )
 def test_a_store_that_lacks_a_signal_is_refused(world: World, request_: SignalRequest) -> None:
     with pytest.raises(StoreError, match=r"lacks signals.*precompute-teacher"):
@@ -209,15 +235,20 @@ def test_ids_of_another_tokenizer_are_refused(world: World) -> None:
 
 def tensors_of(batch: Batch) -> list[torch.Tensor]:
     """Every tensor of a batch."""
-    assert batch.targets is not None
     return [
         batch.input_ids,
         batch.attention_mask,
         batch.token_positions,
         batch.masked_positions,
         batch.labels,
+        batch.masked_tokens,
+        batch.teacher_ids,
+        batch.known_ids,
         batch.targets.topk_ids,
         batch.targets.topk_logprobs,
+        batch.targets.drawn_ids,
+        batch.targets.drawn_counts,
+        batch.targets.head_states,
         *batch.targets.log_partition.values(),
-        *batch.hidden.values(),
+        *batch.states.values(),
     ]
