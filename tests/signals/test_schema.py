@@ -122,7 +122,7 @@ def test_bytes_per_token_by_hand() -> None:
             "partition": 0.15 * 4,
             "partition_t2": 0.15 * 4,
             "draws_050": 0.15,
-            "drawn_050": 0.15 * 3 * 50**0.6,
+            "drawn_050": 0.15 * 3 * 50**0.8,
             "head_states": 0.15 * 256,
             "hidden_12": 1536,
             "value_03": 1536,
@@ -131,7 +131,7 @@ def test_bytes_per_token_by_hand() -> None:
     )
     everywhere = bytes_per_token(replace(request, at_all_tokens=True), "int8", sizes, 0.15)
     assert everywhere["topk_064_all"] == 64 * 6
-    assert everywhere["drawn_050_all"] == pytest.approx(3 * 50**0.6)
+    assert everywhere["drawn_050_all"] == pytest.approx(3 * 50**0.8)
     assert everywhere["hidden_12"] == 768 + 12 * 2
 
 
