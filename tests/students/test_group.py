@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from orchestrator.config.models import ShareSection, StudentTemplate
+from orchestrator.records import StateKey
 from orchestrator.students.build import BuiltGroup, build_group, build_streams
 from orchestrator.students.job import GroupJob
 from orchestrator.students.objective import backward, micro_batch, total_counts
 from orchestrator.students.optimising import make_optimiser
-from tests.students.tiny import ALL, STUDENT, World, make_job, student
+from tests.students.tiny import ALL, STUDENT, World, make_job, student, whole
 from vocab_tools.mapping import open_vocabulary
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "modernbert")
@@ -35,9 +36,16 @@ def gradients(job: GroupJob, built: BuiltGroup, *names: str) -> dict[str, Tensor
     streams = build_streams(job, built.vocabularies, cursors={})
     for name in names:
         [batch] = streams[name].step(1)
-        micro = micro_batch(built.terms[name][batch.language], batch, device=torch.device("cpu"))
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
-        backward(group, name, micro, denominators=total_counts([micro]), autocast=autocast)
+        micro = micro_batch(built.terms[name][0][batch.language], batch, device=torch.device("cpu"))
+        backward(
+            group,
+            name,
+            micro,
+            denominators=total_counts([micro]),
+            weights={term.name: 1.0 for term in micro.terms},
+            known={},
+            autocast=torch.autocast("cpu", torch.bfloat16, enabled=False),
+        )
     return {name: p.grad.clone() for name, p in group.trained().items() if p.grad is not None}
 
 
@@ -141,7 +149,7 @@ def test_the_slices_are_written_into_the_encoders_for_export(world: World, tmp_p
         assert encoder.decoder_weight is encoder.word_embeddings.weight
         [batch] = streams[name].step(1)
         with torch.no_grad():
-            output = group.run(name, batch, layers=(1,), needs_head=True)
+            output = group.run(name, batch, states=(), head_at="masked")
             model = encoder.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         assert output.head_states is not None
         logits = torch.nn.functional.linear(output.head_states, output.decoder_weight, output.decoder_bias)
@@ -161,13 +169,18 @@ def test_a_forward_pass_is_the_models_own(world: World, tmp_path: Path, architec
         model = encoder.model(batch.input_ids, batch.attention_mask, output_hidden_states=True)
         if eager:
             built.module.attend_eagerly()
-        output = built.module.run("bob", batch, layers=(0, 1, 2), needs_head=True)
+        keys = tuple(StateKey("hidden", layer) for layer in (0, 1, 2))
+        output = built.module.run("bob", batch, states=keys, head_at="masked")
     assert output.head_states is not None
     logits = torch.nn.functional.linear(output.head_states, output.decoder_weight, output.decoder_bias)
     torch.testing.assert_close(logits, model.logits.flatten(0, 1)[batch.masked_positions], rtol=1e-4, atol=1e-5)
-    last = model.hidden_states[2].flatten(0, 1)[batch.token_positions]
-    torch.testing.assert_close(output.hidden[2], last, rtol=1e-4, atol=1e-5)
-    assert built.module.run("bob", batch, layers=(), needs_head=False).head_states is None
+    with torch.no_grad():
+        everywhere = built.module.run("bob", batch, states=(), head_at="all")
+    torch.testing.assert_close(everywhere.head_states_at("masked", batch), output.head_states, rtol=1e-4, atol=1e-5)
+    for layer, states in enumerate(model.hidden_states):
+        last, expected = (s.flatten(0, 1)[batch.token_positions] for s in (output.states["hidden", layer], states))
+        torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+    assert built.module.run("bob", batch, states=(), head_at=None).head_states is None
 
 
 def test_what_a_student_starts_with_does_not_depend_on_the_others(world: World, tmp_path: Path) -> None:
