@@ -135,11 +135,12 @@ def precompute_teacher(
     Run it again after a stop: only the shards that are missing are computed.
     """
     from orchestrator import pipeline
-    from orchestrator.display import stage
+    from orchestrator.display import print_precomputed, stage
 
     run = _open(config, overrides, setup, verbose, address)
     with _driving(run) as cluster:
         pipeline.compute_signals(run, cluster, stage=stage)
+    print_precomputed(run)
 
 
 @command(app, "build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)

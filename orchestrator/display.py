@@ -193,6 +193,16 @@ def print_problems(problems: Sequence[str]) -> None:
     say(count if problems else "[green]✓[/] Every checksum is right.")
 
 
+def print_precomputed(run: Run) -> None:
+    """What `orch precompute-teacher` has to say where teachers answer while students train."""
+    if run.config.signals.mode == "live":
+        say("Signals are live: nothing of the teachers is to be stored, they answer while students train.")
+    elif run.config.signals.mode == "hybrid":
+        say("Signals are hybrid: teachers answer while students train, and what they say is stored then.")
+    if run.config.signals.mode != "cache":
+        say("The masked text is ready; go on with [bold]orch build-vocab[/] and [bold]orch train-students[/].")
+
+
 def print_vocabularies(built: Sequence[BuiltVocabulary]) -> None:
     """What `orch build-vocab` made."""
     for vocabulary in built:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from orchestrator import costs
 from orchestrator.config.setups import StudentSpec
@@ -17,7 +20,8 @@ from orchestrator.corpus.store import Corpus
 from orchestrator.errors import OrchError
 from orchestrator.progress import last_rows
 from orchestrator.run import Run
-from orchestrator.signals.schema import bytes_per_token
+from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
+from orchestrator.steps.asking import WINDOW_ROWS, WINDOWS_HELD
 from orchestrator.steps.exports import student_receipt
 from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, plan_stores
 from orchestrator.storage import free_bytes
@@ -59,14 +63,16 @@ class TeacherPlan:
     tokens: int
     shards: int
     missing: int
-    bytes_per_token: dict[str, float]  # table -> bytes, of all that will be there
+    bytes_per_token: dict[str, float]  # table -> bytes, of all that it says
+    stored_per_token: float  # of that on disk in the end
     missing_bytes: float
+    held_bytes: float  # of what it says while students train, at most at a time
     time: Time
 
     @property
     def num_bytes(self) -> float:
         """Bytes on disk when all is there."""
-        return self.tokens * sum(self.bytes_per_token.values())
+        return self.tokens * self.stored_per_token
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class RunPlan:
     """Everything that `orch plan` shows."""
 
     setup: str
+    mode: Literal["cache", "live", "hybrid"]
     root: Path
     languages: tuple[LanguagePlan, ...]
     teachers: tuple[TeacherPlan, ...]
@@ -121,11 +128,13 @@ def make_plan(run: Run) -> RunPlan:
     tokens = {name: _language_tokens(run, store) for name, store in stores.items()}
     side_by_side = min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
     origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
+    lines = tuple(line for student in origins for line in _languages(run, student, corpus, tokens))
     return RunPlan(
         setup=run.expanded.setup,
+        mode=run.config.signals.mode,
         root=run.root,
-        languages=tuple(line for student in origins for line in _languages(run, student, corpus, tokens)),
-        teachers=tuple(_teacher(run, store, tokens[name], flops) for name, store in stores.items()),
+        languages=lines,
+        teachers=tuple(_teacher(run, store, tokens[name], flops, lines) for name, store in stores.items()),
         students=tuple(
             _student(run, group.name, student, flops / side_by_side)
             for group in run.expanded.groups
@@ -168,13 +177,20 @@ def _student_tokens(run: Run) -> int:
     return training.steps * training.accumulation * training.tokens_per_batch
 
 
-def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -> TeacherPlan:
+def _teacher(
+    run: Run, store: StorePlan, tokens: dict[str, int], flops: float, lines: Sequence[LanguagePlan]
+) -> TeacherPlan:
     masking = run.config.corpus.masking
     total = sum(tokens.values()) * masking.copies
     languages = run.teacher_languages(store.teacher)
     units = [unit for unit in store.units if unit.language in languages]
+    live = run.config.signals.mode == "live"
     lacking = [store.lacking[unit.index] for unit in units if unit.index in store.lacking]
-    waiting = total * len(lacking) / max(1, len(units))
+    passes = _passes(store.teacher, tokens, lines) if live else 1.0
+    waiting = passes * total * len(lacking) / max(1, len(units))
+    if live:
+        waiting = 0.0 if _is_trained(run) else waiting
+        lacking = [rows for tables in lacking if (rows := tuple(name for name in tables if name in ROW_TABLES))]
     per_token = bytes_per_token(store.request, run.config.signals.hidden_codec, store.sizes, masking.probability)
     measured = costs.tokens_per_second([cost for cost in costs.read(run.root) if cost.teacher == store.teacher])
     return TeacherPlan(
@@ -185,11 +201,41 @@ def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], flops: float) -
         shards=len(units),
         missing=len(lacking),
         bytes_per_token=per_token,
+        stored_per_token=sum(size for table, size in per_token.items() if not live or table in ROW_TABLES),
+        held_bytes=_held_bytes(run, store, tokens, per_token) if live else 0.0,
         missing_bytes=total / max(1, len(units)) * sum(per_token[table] for tables in lacking for table in tables),
         time=Time(waiting / measured, True)
         if measured is not None
         else Time(waiting * _teacher_flops(run, store) / (flops * _TEACHER_EFFICIENCY), False),
     )
+
+
+def _is_trained(run: Run) -> bool:
+    return all(student_receipt(run.students_folder / s.name) is not None for s in run.expanded.students)
+
+
+def _passes(teacher: str, tokens: dict[str, int], lines: Sequence[LanguagePlan]) -> float:
+    """How often a teacher that answers live reads its text: as often as all its students do together."""
+    own = [line for line in lines if line.teacher == teacher]
+    return sum(line.epochs * line.tokens for line in own) / max(1, sum(tokens.values()))
+
+
+def _held_bytes(run: Run, store: StorePlan, tokens: dict[str, int], per_token: dict[str, float]) -> float:
+    """Of two windows of every language of every group that listens to this teacher."""
+    said = sum(size for table, size in per_token.items() if table not in ROW_TABLES)
+    copies, total = run.config.corpus.masking.copies, 0.0
+    for group in run.expanded.groups:
+        heard = {
+            language
+            for student in group.students
+            for language, name in student.teachers.items()
+            if name == store.teacher and run.student_request(student, name).needs_model
+        }
+        for language in heard:
+            units = max(1, sum(unit.language == language for unit in store.units))
+            rows = max(1.0, _language_rows(run, store, language, tokens[language]) * copies / units)
+            total += WINDOWS_HELD * min(units, ceil(WINDOW_ROWS / rows)) * tokens[language] * copies / units * said
+    return total
 
 
 def _teacher_flops(run: Run, store: StorePlan) -> float:
@@ -204,11 +250,15 @@ def _teacher_flops(run: Run, store: StorePlan) -> float:
 
 def _rows(run: Run, store: StorePlan) -> int:
     """Rows of all masked copies: texts, or texts joined up to the maximum length."""
+    tokens = _language_tokens(run, store)
+    rows = sum(_language_rows(run, store, language, tokens[language]) for language in tokens)
+    return round(rows * run.config.corpus.masking.copies)
+
+
+def _language_rows(run: Run, store: StorePlan, language: str, tokens: int) -> float:
+    """Rows of one copy of one language."""
     section = run.config.corpus
-    rows = 0.0
-    for language, tokens in _language_tokens(run, store).items():
-        rows += tokens / (section.max_length - 2) if section.packing else store.corpus.info(language, "train").num_texts
-    return round(rows * section.masking.copies)
+    return tokens / (section.max_length - 2) if section.packing else store.corpus.info(language, "train").num_texts
 
 
 def _student(run: Run, group: str, student: StudentSpec, flops: float) -> StudentPlan:

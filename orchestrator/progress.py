@@ -48,6 +48,7 @@ def run_progress(run: Run) -> list[Progress]:
     return [
         corpus_progress(run),
         *PrecomputePoll(run)(),
+        *stored_progress(run),
         *vocabulary_progress(run),
         *training_progress(run),
         evaluation_progress(run),
@@ -76,10 +77,14 @@ def corpus_progress(run: Run) -> Progress:
 
 
 class PrecomputePoll:
-    """Shards of each teacher by the names of their receipts; finds each store once, so it may be asked often."""
+    """Shards of each teacher by the names of their receipts; finds each store once, so it may be asked often.
+
+    Teachers that answer while students train leave masked text in them before that.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._step = "precompute" if run.config.signals.mode == "cache" else "mask"
         self._units: dict[str, tuple[Path, frozenset[str]]] = {}  # teacher -> receipts' folder, their names
 
     def __call__(self) -> list[Progress]:
@@ -101,15 +106,29 @@ class PrecomputePoll:
 
     def _teacher(self, name: str, spent: list[costs.UnitCost]) -> Progress:
         if name not in self._units:
-            return Progress("precompute", name, 0, 1, "shards", detail=NOT_STARTED)
+            return Progress(self._step, name, 0, 1, "shards", detail=NOT_STARTED)
         folder, names = self._units[name]
         there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
         done, total = len(names & there), len(names)
         rate = costs.tokens_per_second(spent)
         if rate is None or done == total or _is_stale(spent[-1].finished, spent[-1].seconds):
-            return Progress("precompute", name, done, total, "shards")
+            return Progress(self._step, name, done, total, "shards")
         per_shard = sum(cost.tokens for cost in spent) / len(spent)
-        return Progress("precompute", name, done, total, "shards", rate, "", (total - done) * per_shard / rate)
+        return Progress(self._step, name, done, total, "shards", rate, "", (total - done) * per_shard / rate)
+
+
+def stored_progress(run: Run) -> list[Progress]:
+    """In hybrid mode, the shards of each teacher that hold all that it was asked; nothing in the others."""
+    from orchestrator.steps.signals import known_stores
+
+    found = []
+    with suppress(OrchError):
+        for name, store in known_stores(run).items() if run.config.signals.mode == "hybrid" else ():
+            languages = run.teacher_languages(name)
+            total = sum(unit.language in languages for unit in store.units)
+            waiting = sum(unit.language in languages for unit in store.widened(run.teacher_request(name)).missing())
+            found.append(Progress("store", name, total - waiting, total, "shards", detail="while students train"))
+    return found
 
 
 def vocabulary_progress(run: Run) -> list[Progress]:

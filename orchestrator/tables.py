@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def print_plan(plan: RunPlan) -> None:
     """What `orch plan` found."""
-    say(f"[bold]Setup {plan.setup}[/] in {escape(str(plan.root))}")
+    say(f"[bold]Setup {plan.setup}[/] in {escape(str(plan.root))}, signals {plan.mode}")
     languages = plain_table(words=("student", "language", "teacher"), numbers=("texts", "tokens", "share", "epochs"))
     for line in plan.languages:
         languages.add_row(
@@ -79,6 +79,14 @@ def _print_totals(plan: RunPlan) -> None:
             f"[dim]~ is rough, from a matrix product of {plan.gemm_flops / 1e9:,.0f} GFLOP/s on this machine; once the "
             "run has begun, orch plan uses its own speed.[/]"
         )
+    if plan.mode == "live":
+        held = sum(teacher.held_bytes for teacher in plan.teachers)
+        say(
+            "Live: teachers answer while students train, as often as these read; of the signals only masked text is on "
+            f"disk, and at most about {size(held)} of the rest are held at a time."
+        )
+    elif plan.mode == "hybrid":
+        say("Hybrid: teachers answer while students train, and what they say is stored and read afterwards.")
     needed = sum(teacher.missing_bytes for teacher in plan.teachers)
     say(f"Disk: {size(needed)} of signals to come, {size(plan.free_bytes)} free.")
     if needed > plan.free_bytes:

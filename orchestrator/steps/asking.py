@@ -17,12 +17,14 @@ from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
 from orchestrator.signals.store import Store
 from orchestrator.steps.signals import batch_plan, known_corpus, unit_name
 from orchestrator.students.job import GroupJob
-from orchestrator.students.rows import largest_window
+from orchestrator.students.rows import WINDOW_ROWS, largest_window
 from orchestrator.students.source import Asking, StoredSource
 
 if TYPE_CHECKING:
     from orchestrator.teachers.answering import AnsweringWorker
     from orchestrator.teachers.worker import PrecomputeJob
+
+__all__ = ["WINDOWS_HELD", "WINDOW_ROWS", "Room", "answering", "held_bytes", "make_answering_worker", "share_out"]
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from orchestrator.students.source import UnitSize
 
 #: A window has at least so many rows where the language has them. They are sorted by length before they are cut into
 #: batches, so that little padding is computed.
-_WINDOW_ROWS = 4096
+WINDOW_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def epoch_windows(sizes: Sequence[UnitSize], *, seed: int, language: str, epoch:
     for at in generator("units", seed, language, epoch).permutation(len(sizes)):
         units.append(sizes[at].index)
         rows += sizes[at].num_rows
-        if rows >= _WINDOW_ROWS:
+        if rows >= WINDOW_ROWS:
             windows.append(tuple(units))
             units, rows = [], 0
     return [*windows, tuple(units)] if units else windows

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.records import Int64
-from orchestrator.students.batches import Batch, BatchReader
+from orchestrator.students.batch import Batch
+from orchestrator.students.batches import BatchReader
 from orchestrator.students.rows import Window, epoch_windows, language_draws, window_batches
 from orchestrator.students.source import Asked
 
@@ -141,9 +142,9 @@ def steps_ahead(
 ) -> Generator[Step[Ready], None, None]:
     """Steps `first_step` … `last_step` in order, read by a thread that stays at most `ahead` steps in front.
 
-    The streams belong to that thread until the iterator ends. `prepare` is handed the student's name, the step and a batch
-    in the thread, to do there what the training should not wait for. What the thread raises is raised here; closing the
-    iterator stops the thread.
+    The streams belong to that thread until the iterator ends. `prepare` is handed the student's name, the step and a
+    batch in the thread, to do there what the training should not wait for. What the thread raises is raised here;
+    closing the iterator stops the thread.
     """
     ready: queue.Queue[Step[Ready] | BaseException] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
@@ -157,7 +158,9 @@ def steps_ahead(
     def read() -> None:
         try:
             for number in range(first_step, last_step + 1):
-                batches = {name: [prepare(name, number, b) for b in stream.step(number)] for name, stream in streams.items()}
+                batches = {
+                    name: [prepare(name, number, b) for b in stream.step(number)] for name, stream in streams.items()
+                }
                 hand_over(Step(number, batches, {name: stream.cursor for name, stream in streams.items()}))
                 if stop.is_set():
                     break

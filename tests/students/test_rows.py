@@ -69,7 +69,7 @@ def test_a_shard_that_is_not_there_is_named(world: World, monkeypatch: pytest.Mo
 def test_windows_share_out_the_units_of_an_epoch(rows: list[int], least: int, epoch: int) -> None:
     sizes = sizes_of(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "_WINDOW_ROWS", least)
+        patch.setattr(rows_module, "WINDOW_ROWS", least)
         windows = epoch_windows(sizes, seed=1, language="aa", epoch=epoch)
     assert sorted(unit for window in windows for unit in window) == [size.index for size in sizes]
     held = {size.index: size.num_rows for size in sizes}
@@ -102,7 +102,7 @@ def test_a_window_is_read_once_within_the_bound(lengths: list[int], tokens_per_b
 
 
 def test_the_order_of_units_depends_on_seed_language_and_epoch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_WINDOW_ROWS", 300)
+    monkeypatch.setattr(rows_module, "WINDOW_ROWS", 300)
     sizes = sizes_of([100] * 30)
     usual = epoch_windows(sizes, seed=1, language="aa", epoch=0)
     np.random.seed(7)  # a global state that must not matter

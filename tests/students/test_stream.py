@@ -59,7 +59,7 @@ class FakeReader:
 
 @pytest.fixture(autouse=True)
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_WINDOW_ROWS", 2 * UNIT_ROWS)
+    monkeypatch.setattr(rows_module, "WINDOW_ROWS", 2 * UNIT_ROWS)
 
 
 def make_stream(
@@ -131,7 +131,7 @@ def collect(streams: dict[str, StudentStream], first: int, last: int) -> list[St
     return list(steps_ahead(streams, first_step=first, last_step=last, prepare=rows_of))
 
 
-def rows_of(name: str, batch: Batch) -> list[int]:
+def rows_of(name: str, step: int, batch: Batch) -> list[int]:
     return list(cast(Int64, batch))
 
 
