@@ -15,7 +15,7 @@ def as_yaml(run: ExpandedRun, *, defaults: bool = False) -> str:
 
     `defaults`: also every value that nobody wrote.
     """
-    tree = _whole(run.config) if defaults else run.config.model_dump(mode="json", exclude_defaults=True)
+    tree = plain_values(run.config) if defaults else run.config.model_dump(mode="json", exclude_defaults=True)
     assert isinstance(tree, dict)
     tree["run"] = {**tree.get("run", {}), "setup": run.setup}
     lines = [
@@ -27,16 +27,16 @@ def as_yaml(run: ExpandedRun, *, defaults: bool = False) -> str:
     return "# As read and expanded; students of this setup:\n" + "\n".join(lines) + f"\n\n{text}"
 
 
-def _whole(value: object) -> object:
+def plain_values(value: object) -> object:
     """Plain values with all defaults, but for the options that a section refuses once they are written out."""
     if isinstance(value, BaseModel):
         written = {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
         names = [name for name in type(value).model_fields if name in written or _accepts(value, written, name)]
-        return {name: _whole(getattr(value, name)) for name in names}
+        return {name: plain_values(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_whole(item) for item in value]
+        return [plain_values(item) for item in value]
     return value
 
 

@@ -14,6 +14,7 @@ from orchestrator.config.objectives import RampSection, Weight, WindowSection
 from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.run import RunConfig
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
+from orchestrator.config.writing import plain_values
 from orchestrator.records import MetricRow
 from orchestrator.report.headline import alignment, alignment_table, headline, markdown_table
 from orchestrator.report.reading import TrainingLog
@@ -127,8 +128,11 @@ def _recipe(student: StudentSpec) -> Iterator[str]:
         elif phase.freeze:
             yield f"- {_of_phase(phase)}\n"
         for objective in phase.objectives:
-            options = objective.model_dump(mode="json", exclude={"type", "weight"})
-            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
+            options = plain_values(objective)
+            assert isinstance(options, dict)
+            words = ", ".join(
+                f"{key.replace('_', ' ')} {value}" for key, value in options.items() if key not in ("type", "weight")
+            )
             yield f"{indent}- {objective.type}, weight {_weight(objective.weight)}{f' ({words})' if words else ''}\n"
     yield f"- {_start(student.template.initialisation)}\n"
     vocabulary = student.template.vocabulary

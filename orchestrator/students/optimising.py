@@ -57,14 +57,17 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def clip_gradients(parts: Parts, *, max_norm: float) -> dict[str, Tensor]:
     """Scale gradients down to `max_norm`, each part by its own norm; student -> norm over all that it trains, before.
 
-    One norm over the group would let a student slow down another with which it shares nothing.
+    One norm over the group would let a student slow down another with which it shares nothing. Parameters without a
+    gradient, as those that are frozen, count for nothing.
     """
-    norms = {
-        users: torch.nn.utils.clip_grad_norm_(parameters.values(), max_norm, foreach=True)
-        for users, parameters in parts.items()
-    }
+    norms = {users: _clip(list(parameters.values()), max_norm) for users, parameters in parts.items()}
     students = dict.fromkeys(student for users in parts for student in users)
     return {
         student: torch.linalg.vector_norm(torch.stack([norm for users, norm in norms.items() if student in users]))
         for student in students
     }
+
+
+def _clip(parameters: list[Parameter], max_norm: float) -> Tensor:
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    return norm.to(parameters[0].device)  # it is on the CPU where there is no gradient at all

@@ -83,7 +83,7 @@ def test_the_head_is_what_the_hub_reads(config: RunConfig) -> None:
 
 
 def test_norwegian_stays_a_language(config: RunConfig) -> None:
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json", exclude_unset=True)
     tree["corpus"]["languages"] = {"no": tree["corpus"]["languages"]["de"], "en": tree["corpus"]["languages"]["en"]}
     tree["teachers"]["multilingual"]["languages"] = ["no", "en"]
     assert head(card(RunConfig.model_validate(tree), "no"))["language"] == ["no"]
@@ -92,12 +92,35 @@ def test_norwegian_stays_a_language(config: RunConfig) -> None:
 def test_recipe_data_and_training(config: RunConfig) -> None:
     text = card(config, log=LOG, parameters=12_345_678)
     assert "4 layers of width 256 and 12.3 million parameters for de, distilled from `multilingual`" in text
-    assert "- soft-targets, weight 1 (k 32, temperature 2.0, tail ghost)" in text
+    assert "- soft-targets, weight 1 (signal top-k, k 32, temperature 2.0, tail ghost, positions masked)" in text
     assert "- hidden-states, weight 0.5 (" in text
     assert "| multilingual | de | `FacebookAI/xlm-roberta-base` | e73636d |" in text
     assert "- 120,000 tokens read in 2.0 minutes" in text
     assert "15% of the tokens masked, in 1 copy" in text
     assert "data set `wikimedia/wikipedia`, 20231101.fi, split train" in card(config, "fi")
+
+
+def test_phases_are_told_one_by_one(config: RunConfig) -> None:
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    ramp = {"schedule": "cosine", "last_step": 50}
+    hidden = {"type": "hidden-states", "weight": ramp}
+    window = {"schedule": "window", "first_step": 2, "value": 3.0}
+    tree |= {
+        "objectives": [],
+        "phases": [
+            {"name": "up", "share": 0.5, "progress": "bottom-up", "objectives": [hidden], "learning_rate": 0.001},
+            {"name": "out", "share": 0.5, "objectives": [{"type": "masked-lm", "weight": window}], "freeze": ["head"]},
+        ],
+    }
+    tree["student"]["layers"] = 2
+    tree["student"]["initialisation"] = {"layers": "teacher", "embedding": "svd", "checkpoint": "/home/me/older"}
+    lines = card(RunConfig.model_validate(tree)).splitlines()
+    first = lines.index("- phase up-1, steps 1 to 250, matching layers 0 and 1, peak learning rate 0.001:")
+    assert lines[first + 1].startswith("  - hidden-states, weight 0 to 1, cosine, over steps 1 to 50 (")
+    assert "- phase up-2, steps 251 to 500, matching layers 0, 1 and 2, peak learning rate 0.001:" in lines
+    last = lines.index("- phase out, steps 501 to 1,000, head frozen:")
+    assert lines[last + 1] == "  - masked-lm, weight 3 at steps 2 to the last"
+    assert lines[last + 2] == "- starts with layers from `older` (uniform map), embedding from `older` (svd)"
 
 
 def test_no_path_of_this_machine_is_told(config: RunConfig, tmp_path: Path) -> None:

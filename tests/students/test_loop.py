@@ -65,13 +65,21 @@ def test_a_logged_step_is_the_weighted_mean_over_all_its_micro_batches(world: Wo
     built = build_group(job)
     batches = build_streams(job, built.vocabularies, cursors={})["ann"].step(1)
     assert {batch.language for batch in batches} == {"aa", "bb"}
-    micros = [micro_batch(built.terms["ann"][b.language], b, device=torch.device("cpu")) for b in batches]
+    micros = [micro_batch(built.terms["ann"][0][b.language], b, device=torch.device("cpu")) for b in batches]
     denominators = total_counts(micros)
     assert denominators["hidden-states"] == 3 * sum(batch.num_tokens for batch in batches)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
     loss, sums = 0.0, dict.fromkeys(denominators, 0.0)
     for micro in micros:
-        value, raw = backward(built.module, "ann", micro, denominators=denominators, autocast=autocast)
+        value, raw = backward(
+            built.module,
+            "ann",
+            micro,
+            denominators=denominators,
+            weights=dict.fromkeys(denominators, 1.0),
+            known={},
+            autocast=autocast,
+        )
         loss += float(value)
         sums = {name: total + float(raw[name]) for name, total in sums.items()}
 

@@ -28,14 +28,15 @@ def test_a_row_holds_the_means_since_the_last_one(tmp_path: Path) -> None:
     metrics = StudentMetrics(tmp_path, student="ann", step=0, tokens=1000)
     add_step(metrics, 1.0, 2.0, count=4)
     add_step(metrics, 5.0, 4.0, count=12)
-    metrics.log(2, 0.5)
+    metrics.log(2, phase="all", rate=0.5)
     add_step(metrics, 7.0, count=1)
-    metrics.log(3, 0.25)
+    metrics.log(3, phase="all", rate=0.25)
     metrics.close()
     first, second = rows_of(tmp_path)
-    assert {key: first[key] for key in ("step", "student", "loss", "tokens", "learning_rate")} == {
+    assert {key: first[key] for key in ("step", "student", "phase", "loss", "tokens", "learning_rate")} == {
         "step": 2,
         "student": "ann",
+        "phase": "all",
         "loss": 6.0,  # the steps' losses are 3 and 9
         "tokens": 1200,
         "learning_rate": 0.5,
@@ -50,9 +51,9 @@ def test_speed_is_of_the_tokens_since_the_last_row(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("orchestrator.students.metrics.time.monotonic", lambda: next(clock))
     metrics.__init__(tmp_path, student="ann", step=5, tokens=10**9)  # type: ignore[misc]
     add_step(metrics, 1.0, 1.0, waited=0.5)
-    metrics.log(6, 0.1)
+    metrics.log(6, phase="all", rate=0.1)
     add_step(metrics, 1.0)
-    metrics.log(7, 0.1)
+    metrics.log(7, phase="all", rate=0.1)
     monkeypatch.undo()
     metrics.close()
     assert [row["tokens_per_second"] for row in rows_of(tmp_path)] == [50.0, 12.5]
@@ -78,7 +79,7 @@ def test_what_is_not_finite_ends_training_in_one_sentence(tmp_path: Path, loss: 
     add_step(metrics, 1.0)
     metrics.check(1)
     add_step(metrics, loss, norm=norm)
-    for call in (lambda: metrics.check(2), lambda: metrics.log(2, 0.1)):
+    for call in (lambda: metrics.check(2), lambda: metrics.log(2, phase="all", rate=0.1)):
         with pytest.raises(UnitError, match=r"of student 'ann' became (nan|inf) by step 2; lower training") as caught:
             call()
         assert str(caught.value).count(". ") == 0
@@ -93,7 +94,7 @@ def test_tensorboard_has_the_same_points(tmp_path: Path) -> None:
         metrics = StudentMetrics(tmp_path, student="ann", step=first, tokens=0)
         for step in range(first + 1, first + 6):
             add_step(metrics, float(step + 100 * first))
-            metrics.log(step, 0.1)
+            metrics.log(step, phase="all", rate=0.1)
         metrics.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     points = {event.step: event.value for event in events.Scalars("loss")}

@@ -53,7 +53,7 @@ def test_an_exported_student_is_the_trained_module(world: World, tmp_path: Path,
         with torch.no_grad():
             exported = model(input_ids=ids, attention_mask=mask).logits
             embedded = torch.nn.functional.embedding(ids, built.module.embedding_weight(one.name))
-            output = encoder(None, mask, layers=(), inputs_embeds=embedded)
+            output = encoder(None, mask, states=(), inputs_embeds=embedded)
             trained = torch.nn.functional.linear(
                 encoder.head_states(output.last), encoder.decoder_weight, encoder.decoder_bias
             )
