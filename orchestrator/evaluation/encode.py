@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.models.encoder import Encoder
-from orchestrator.records import Int32, Int64
+from orchestrator.records import Int32, Int64, StateKey
 
 #: Rows × longest row of one batch; a CPU is a third faster at 1 000 to 2 000 than at 8 000.
 TOKENS_PER_BATCH = 2048

@@ -40,7 +40,7 @@ def test_default_width_of_the_feed_forward_layer(architecture: str, width: int) 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_may_be_as_long_as_max_positions(architecture: str) -> None:
     with torch.no_grad():
-        assert build(architecture)(*padded_batch(40, 12), layers=()).last.shape == (2, 40, 32)
+        assert build(architecture)(*padded_batch(40, 12), states=()).last.shape == (2, 40, 32)
 
 
 def test_weights_depend_on_the_seed_alone_and_leave_the_global_state() -> None:

@@ -25,7 +25,7 @@ def _copy_tokens(student: Encoder, teacher: Encoder) -> None:
 
 @torch.no_grad()
 def _logits(encoder: Encoder) -> torch.Tensor:
-    states = encoder.head_states(encoder(*BATCH, layers=()).last)
+    states = encoder.head_states(encoder(*BATCH, states=()).last)
     return torch.nn.functional.linear(states, encoder.decoder_weight, encoder.decoder_bias)[BATCH[1].bool()]
 
 
