@@ -55,7 +55,9 @@ def test_a_description_needs_no_loading(architecture: str, tmp_path: Path) -> No
     export_student(student, tmp_path)
     info = describe_checkpoint(str(tmp_path))
     num_parameters = sum(p.numel() for p in student.parameters())
-    assert info == CheckpointInfo(architecture, 3, 32, VOCAB_SIZE, True, num_parameters)
+    width = student.word_embeddings.embedding_dim
+    windows = tuple(student.window(layer) for layer in (1, 2, 3))
+    assert info == CheckpointInfo(architecture, 3, 32, 4, VOCAB_SIZE, True, num_parameters, width, windows)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -70,7 +72,7 @@ def test_a_checkpoint_without_head(architecture: str, tmp_path: Path) -> None:
         load_encoder(str(tmp_path), need_head=True)
     loaded = load_encoder(str(tmp_path), need_head=False)
     assert not loaded.has_head
-    torch.testing.assert_close(loaded(*BATCH, layers=()).last, whole(*BATCH, layers=()).last, rtol=0, atol=0)
+    torch.testing.assert_close(loaded(*BATCH, states=()).last, whole(*BATCH, states=()).last, rtol=0, atol=0)
 
 
 def test_a_head_that_lacks_only_its_decoder_is_noticed(tmp_path: Path) -> None:
@@ -230,11 +232,12 @@ def test_a_hub_model_is_described_from_headers_and_then_fetched(
 @pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the checkpoints are not beside the project")
 def test_real_checkpoints() -> None:
     path = str(SHARED / "models" / "english-mlm-6x384")
-    assert describe_checkpoint(path) == CheckpointInfo("bert", 6, 384, 30_522, True, 22_744_506)
+    expected = CheckpointInfo("bert", 6, 384, 12, 30_522, True, 22_744_506, 384, (None,) * 6)
+    assert describe_checkpoint(path) == expected
     encoder = load_encoder(path, need_head=True)
     assert (encoder.depth, encoder.width, encoder.vocab_size, encoder.max_positions) == (6, 384, 30_522, 512)
     with torch.no_grad():
         ids, mask = torch.tensor([[101, 1996, 103, 2938, 2006, 1996, 13523, 102]]), torch.ones(1, 8)
-        states = encoder.head_states(encoder(ids, mask, layers=()).last)
+        states = encoder.head_states(encoder(ids, mask, states=()).last)
         ours = torch.nn.functional.linear(states, encoder.decoder_weight, encoder.decoder_bias)
         torch.testing.assert_close(ours, encoder.model(input_ids=ids, attention_mask=mask).logits, rtol=0, atol=1e-4)
