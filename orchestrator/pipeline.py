@@ -23,6 +23,7 @@ from orchestrator.logs import logging_to
 from orchestrator.run import Run
 from orchestrator.steps.evaluating import check_parallel_texts, evaluate
 from orchestrator.steps.reporting import write_report
+from orchestrator.steps.sentences import precompute_sentences
 from orchestrator.steps.signals import corpus_path, is_read, precompute, prepare_corpus
 from orchestrator.steps.training import train
 from orchestrator.steps.vocabularies import build_vocabularies
@@ -58,6 +59,7 @@ def compute_signals(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -
     _read(run, stage)
     with stage("precompute", run):
         precompute(run, cluster.get)
+        precompute_sentences(run, cluster.get)
 
 
 def read_text(run: Run, *, stage: Stage = _unseen) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from orchestrator.config.corpus import ParallelText
 from orchestrator.config.loading import load_config
+from orchestrator.config.objectives import SentenceVectorsObjective
 from orchestrator.config.run import RunConfig, known_setup
 from orchestrator.config.setups import ExpandedRun, StudentSpec, expand
 from orchestrator.errors import ConfigError
@@ -23,6 +25,20 @@ from orchestrator.models.maps import layer_map
 from orchestrator.models.rows import check_row_widths
 from orchestrator.records import SignalRequest
 from orchestrator.students.requests import requested_signals
+
+
+@dataclass(frozen=True)
+class PivotText:
+    """Parallel text whose sentences in one language a teacher says vectors of, for students to be held to."""
+
+    text: ParallelText
+    language: str
+    teacher: str
+
+    @property
+    def name(self) -> str:
+        """Of what the teacher says of it."""
+        return f"{self.teacher}.{self.text.name}.{self.language}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,40 @@ class Run:
                 request |= self.student_request(student, teacher)
         return request
 
+    def student_pivots(self, student: StudentSpec) -> tuple[PivotText, ...]:
+        """What the objectives sentence-vectors of a student are about; ConfigError when one cannot be answered."""
+        wanted = [one for one in student.objectives if isinstance(one, SentenceVectorsObjective)]
+        found = {pivot.name: pivot for pivot in (self._pivot(student, objective) for objective in wanted)}
+        return tuple(found.values())
+
+    @property
+    def pivots(self) -> tuple[PivotText, ...]:
+        """Of all students, each once."""
+        found = {pivot.name: pivot for one in self.expanded.students for pivot in self.student_pivots(one)}
+        return tuple(found.values())
+
+    def _pivot(self, student: StudentSpec, objective: SentenceVectorsObjective) -> PivotText:
+        texts = {text.name: text for text in self.config.corpus.parallel}
+        name, pivot = objective.text or (next(iter(texts)) if len(texts) == 1 else None), objective.pivot
+        where = f"Objective sentence-vectors of student '{student.name}'"
+        if name is None or name not in texts:
+            raise ConfigError(
+                f"{where}: there is no parallel text {name or 'to read, or more than one'}; list it under "
+                "corpus.parallel, and name one of several with 'text'."
+            )
+        columns = texts[name].columns
+        if pivot not in columns or not any(language in columns for language in student.languages):
+            missing = f"'{pivot}'" if pivot not in columns else f"any of {', '.join(student.languages)}"
+            raise ConfigError(f"{where}: parallel text '{name}' has no column of {missing}; add it to its columns.")
+        named = [student.teachers[pivot]] if pivot in student.teachers else list(student.teachers.values())
+        for teacher in named:
+            if pivot in self.config.teachers[teacher].languages:
+                return PivotText(texts[name], pivot, teacher)
+        raise ConfigError(
+            f"{where}: none of its teachers ({', '.join(dict.fromkeys(named))}) lists '{pivot}' among its languages; "
+            "add it there, or choose another pivot."
+        )
+
 
 def open_run(path: Path, *, overrides: Sequence[str] = (), setup: str | None = None, address: str | None = None) -> Run:
     """Read, check and expand a configuration.
@@ -103,6 +153,8 @@ def make_run(config: RunConfig, *, setup: str | None = None, address: str | None
         run.teacher_request(teacher)
         tokenizer_hash(config.teachers[teacher].tokenizer_path, revision=config.teachers[teacher].revision)  # is there
     _check_students(run)
+    for student in run.expanded.students:
+        run.student_pivots(student)
     return run
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.config.base import Language, Positive, Section, Share
+from orchestrator.config.base import Language, Name, Positive, Section, Share
 
 
 class TextSource(Section):
@@ -70,22 +68,27 @@ class SamplingSection(Section):
     max_epochs: float = Field(default=100.0, gt=0.0)
 
 
-class ParallelSource(Section):
+class ParallelText(Section):
     """A table whose rows are translations: one column per language (`columns` maps language to column name)."""
 
-    name: str
+    name: Name
     files: tuple[str, ...]
     columns: dict[Language, str]
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    max_pairs: Positive = 500
-    kind: Literal["wide"] = "wide"
+    max_pairs: Positive | None = None
 
     _files = field_validator("files", mode="before")(TextSource._one_file_is_a_list.__func__)  # type: ignore[attr-defined]
     _where = field_validator("where", mode="before")(TextSource._one_value_is_a_list.__func__)  # type: ignore[attr-defined]
 
 
+class ParallelSource(ParallelText):
+    """Translations to measure alignment on; few will do."""
+
+    max_pairs: Positive | None = 500
+
+
 class CorpusSection(Section):
-    """Text of every language, and what makes rows of it; `parallel`: translations for the objective sentence-vectors."""
+    """Text of every language, and what makes rows of it; `parallel`: translations, for sentence-vectors."""
 
     languages: dict[Language, LanguageSection] = Field(min_length=1)
     held_out_share: float = Field(default=0.02, gt=0.0, le=0.5)
@@ -94,4 +97,4 @@ class CorpusSection(Section):
     packing: bool = True
     masking: MaskingSection = MaskingSection()
     sampling: SamplingSection = SamplingSection()
-    parallel: tuple[ParallelSource, ...] = ()
+    parallel: tuple[ParallelText, ...] = ()

@@ -16,7 +16,7 @@ Positions: TypeAlias = Literal["masked", "all"]
 
 
 class RampSection(Section):
-    """A weight that goes from `start` to `end` over a phase's steps `first_step` … `last_step`, and is still outside."""
+    """A weight that goes from `start` to `end` over a phase's steps `first_step` … `last_step`, and rests outside."""
 
     schedule: Literal["linear", "cosine"]
     start: float = Field(default=0.0, ge=0.0)

@@ -17,6 +17,23 @@ from orchestrator.records import Int32, Int64, MaskedRows, SpecialIds
 _POSITION_BITS, _KEY_BITS = 16, 24
 
 
+def unmasked_rows(rows: Rows, *, language: int) -> MaskedRows:
+    """The rows as they are, for what a teacher says of whole sentences: no position is masked."""
+    none = np.zeros(0, np.int64)
+    return MaskedRows(
+        row_id=rows.row_id,
+        copy=np.zeros(len(rows), np.int16),
+        language=np.full(len(rows), language, np.int16),
+        first_token=rows.first_token,
+        num_tokens=rows.num_tokens,
+        first_masked=np.zeros(len(rows), np.int64),
+        num_masked=np.zeros(len(rows), np.int32),
+        input_id=rows.ids,
+        masked_token=none,
+        label_id=none.astype(np.int32),
+    )
+
+
 def mask_rows(
     rows: Rows,
     *,

@@ -88,6 +88,21 @@ def tokenise(
     )
 
 
+def first_rows(rows: Rows) -> Rows:
+    """Of each text its first row alone: how a sentence that is too long is cut."""
+    kept = rows.row_id & ((1 << CHUNK_BITS) - 1) == 0
+    of_token = np.repeat(kept, rows.num_tokens)
+    num_tokens = rows.num_tokens[kept]
+    return Rows(
+        row_id=rows.row_id[kept],
+        first_token=np.cumsum(num_tokens, dtype=np.int64) - num_tokens,
+        num_tokens=num_tokens,
+        ids=rows.ids[of_token],
+        is_special=rows.is_special[of_token],
+        begins_word=rows.begins_word[of_token],
+    )
+
+
 def tokens_per_character(texts: Sequence[str], *, tokenizer: PreTrainedTokenizerFast) -> float:
     """Tokens of `texts`, without special ones, per character: what `Corpus.sample` is for."""
     assert texts

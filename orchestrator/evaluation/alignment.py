@@ -13,11 +13,11 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.corpus.parallel import ParallelTexts, read_parallel
 from orchestrator.evaluation.cka import linear_cka
 from orchestrator.evaluation.encode import TokenRows, mean_vectors
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob, Role
 from orchestrator.evaluation.loading import load_model, tokenizer_of
-from orchestrator.evaluation.parallel import ParallelTexts, read_parallel
 from orchestrator.evaluation.retrieval import retrieve
 from orchestrator.models.tokenizers import special_ids
 from orchestrator.records import MetricRow

@@ -254,7 +254,7 @@ def _read_json(file: Path, purpose: str) -> dict[str, object]:
 
 
 def _windows(config: Mapping[str, object], *, depth: int) -> tuple[int | None, ...]:
-    """Of ModernBERT's layers: half of `local_attention` where a layer is local; other architectures have no such key."""
+    """Half of ModernBERT's `local_attention` where a layer is local; other architectures have no such key."""
     reach = config.get("local_attention")
     if not isinstance(reach, int):
         return (None,) * depth

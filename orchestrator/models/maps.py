@@ -10,7 +10,7 @@ def layer_map(spec: LayerMapSpec, *, student_layers: int, teacher_layers: int, o
     """Write a layer map out: {student layer: teacher layer}, both counted from 1, ascending.
 
     With N teacher and M student layers: `uniform` g(m) = round(m·N/M), halves upwards, so g(M) = N (Jiao et al. 2020);
-    `top` m + N − M; `bottom` m; `middle` the pair of the student's middle layer alone, halves upwards (Romero et al. 2015);
+    `top` m + N − M; `bottom` m; `middle` the pair of the student's middle layer alone (Romero et al. 2015);
     `last` M → N alone; `skip` uniform without the last pair (Sun et al. 2019, PKD).
 
     Args:

@@ -46,7 +46,7 @@ def evaluate(run: Run, cluster_of: Callable[[], Cluster]) -> None:
 
 def check_parallel_texts(run: Run) -> None:
     """Refuse parallel text that is not there, before a teacher runs for hours; DataError names the file or column."""
-    from orchestrator.evaluation.parallel import read_parallel
+    from orchestrator.corpus.parallel import read_parallel
 
     for source in run.config.evaluation.parallel:
         read_parallel(source)

@@ -283,7 +283,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     from orchestrator.models.tokenizers import load_tokenizer
     from orchestrator.teachers.units import plan_units
 
-    section, sizes = run.config.teachers[name], _sizes(run, name)
+    section, sizes = run.config.teachers[name], teacher_sizes(run, name)
     request, plan = run.teacher_request(name), batch_plan(run, name)
     fingerprint = _fingerprint(run, corpus, name, plan)
     tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
@@ -312,7 +312,8 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
     return StorePlan(name, request, corpus, fingerprint, plan, density, sizes, tuple(units), lacking)
 
 
-def _sizes(run: Run, name: str) -> TeacherSizes | None:
+def teacher_sizes(run: Run, name: str) -> TeacherSizes | None:
+    """What of a teacher's model decides the columns of its signals; None for a tokenizer alone."""
     info = run.checkpoints[name]
     if info is None:
         return None

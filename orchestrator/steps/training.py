@@ -20,10 +20,11 @@ from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.steps.asking import answering
 from orchestrator.steps.exports import student_receipt, write_cards
+from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import read_bytes, write_bytes
-from orchestrator.students.job import GroupJob, TeacherFacts
+from orchestrator.students.job import GroupJob, SentenceFacts, TeacherFacts
 
 if TYPE_CHECKING:
     from orchestrator.students.worker import StudentWorker
@@ -111,7 +112,7 @@ def default_threads(run: Run) -> int:
 def _job(
     run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabularies: dict[str, Path], digest: str
 ) -> GroupJob:
-    sampling = run.config.corpus.sampling
+    sampling, sentences = run.config.corpus.sampling, sentence_stores(run)
     teachers = sorted({name for student in group.students for name in student.teachers.values()})
     return GroupJob(
         group=group,
@@ -138,6 +139,13 @@ def _job(
         },
         fingerprint=digest,
         threads=default_threads(run),
+        sentences={
+            student.name: tuple(
+                SentenceFacts(pivot.text, pivot.language, pivot.teacher, sentences[pivot.name])
+                for pivot in run.student_pivots(student)
+            )
+            for student in group.students
+        },
     )
 
 
@@ -145,6 +153,7 @@ def _fingerprint(run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabu
     """Everything that decides the students of a group."""
     training = run.config.training.model_dump(mode="json", exclude=set(_FREE))
     names = sorted({name for student in group.students for name in student.teachers.values()})
+    sentences = sentence_stores(run)
     return Fingerprint(
         {
             "seed": run.config.run.seed,
@@ -152,6 +161,10 @@ def _fingerprint(run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabu
             "share": run.config.share.model_dump(mode="json"),
             "sampling": run.config.corpus.sampling.model_dump(mode="json"),
             "signals": {name: stores[name].fingerprint.digest for name in names},
+            "sentences": {
+                student.name: [sentences[pivot.name].name for pivot in run.student_pivots(student)]
+                for student in group.students
+            },
             "students": {
                 student.name: {
                     "template": student.template.model_dump(mode="json"),

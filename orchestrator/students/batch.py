@@ -69,6 +69,12 @@ class Batch:
     targets: TeacherTargets
     states: Mapping[StateKey, Tensor]  # float32 [N, D]
     vectors: Tensor | None = None  # float32 [B, D] of whole sentences
+    text: str = ""  # the parallel text that these are sentences of
+
+    @property
+    def key(self) -> str:
+        """What it is for: the language of masked rows, or the parallel text of sentences."""
+        return self.text or self.language
 
     @property
     def num_tokens(self) -> int:
@@ -121,4 +127,5 @@ class Batch:
             targets=self.targets.each(move),
             states={key: move(values) for key, values in self.states.items()},
             vectors=None if self.vectors is None else move(self.vectors),
+            text=self.text,
         )

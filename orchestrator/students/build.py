@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from orchestrator.config.objectives import Objective
+from orchestrator.config.objectives import Objective, SentenceVectorsObjective
 from orchestrator.config.phases import PhaseSpec, objective_keys
 from orchestrator.config.setups import StudentSpec
+from orchestrator.corpus.parallel import read_parallel
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.errors import ConfigError
 from orchestrator.models.devices import Device
@@ -28,6 +29,7 @@ from orchestrator.students.group import StudentGroup
 from orchestrator.students.ids import IdMap
 from orchestrator.students.job import GroupJob, TeacherFacts
 from orchestrator.students.rows import seed_for
+from orchestrator.students.sentences import SentenceReader, SentenceStream, sentence_key
 from orchestrator.students.source import AskingSource, Source, StoredSource
 from orchestrator.students.starting import special_ids_of, start_encoder
 from orchestrator.students.stream import Cursor, StreamSpec, StudentStream
@@ -85,16 +87,29 @@ def build_group(job: GroupJob) -> BuiltGroup:
         projections={student.name: _projections(job, terms[student.name], shared) for student in students},
     )
     by_phase = {
-        student.name: tuple(
-            {
-                language: _in_phase(phase, student, terms[student.name][name])
-                for language, name in student.teachers.items()
-            }
-            for phase in student.phases
-        )
+        student.name: tuple(_by_key(job, student, phase, terms[student.name]) for phase in student.phases)
         for student in students
     }
     return BuiltGroup(module, by_phase, vocabularies)
+
+
+def _by_key(
+    job: GroupJob, student: StudentSpec, phase: PhaseSpec, terms: Mapping[str, tuple[Term, ...]]
+) -> dict[str, tuple[Term, ...]]:
+    """What batches are for in a phase, by `Batch.key`: of masked rows by language, of sentences by parallel text."""
+    found = {}
+    for language, teacher in student.teachers.items():
+        of_teacher = _in_phase(phase, student, terms[teacher])
+        found[language] = tuple(term for term in of_teacher if not term.reads_sentences)
+    for facts in job.sentences.get(student.name, ()):
+        of_teacher = _in_phase(phase, student, terms[facts.teacher])
+        found[sentence_key(facts.text.name, facts.pivot)] = tuple(
+            term
+            for term in of_teacher
+            if isinstance(term.objective, SentenceVectorsObjective)
+            and (term.objective.text or facts.text.name, term.objective.pivot) == (facts.text.name, facts.pivot)
+        )
+    return found
 
 
 def build_known(
@@ -153,7 +168,32 @@ def build_streams(
                 total_tokens=training.steps * training.accumulation * training.tokens_per_batch,
             ),
         )
-        streams[student.name] = StudentStream(spec, readers, cursor=cursors.get(student.name))
+        cursor = cursors.get(student.name)
+        sentences = _sentences(job, student, vocabularies[student.name], cursor=cursor or {})
+        streams[student.name] = StudentStream(spec, readers, sentences=sentences, cursor=cursor)
+    return streams
+
+
+def _sentences(job: GroupJob, student: StudentSpec, vocabulary: Vocabulary, *, cursor: Cursor) -> list[SentenceStream]:
+    """What a student reads of parallel text, one stream for each text and pivot."""
+    streams = []
+    for facts in job.sentences.get(student.name, ()):
+        known = [language for language in student.languages if language in facts.text.columns]
+        reader = SentenceReader(
+            read_parallel(facts.text),
+            Store.open(facts.store),
+            pivot=facts.pivot,
+            tokenizers={
+                language: load_tokenizer(str(vocabulary.tokenizer_folder(student.teachers[language])))
+                for language in known
+            },
+            max_length=job.max_length,
+            pad=vocabulary.special["pad"],
+        )
+        size = job.training.tokens_per_batch
+        streams.append(
+            SentenceStream(reader, student=student.origin, seed=job.seed, tokens_per_batch=size, places=cursor)
+        )
     return streams
 
 

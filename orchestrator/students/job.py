@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.config.corpus import ParallelText
 from orchestrator.config.models import ShareSection, TeacherSection
 from orchestrator.config.run import TrainingSection
 from orchestrator.config.setups import GroupSpec
@@ -31,6 +32,16 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True)
+class SentenceFacts:
+    """Parallel text that students are held to a teacher's vectors of, those of its sentences in `pivot`."""
+
+    text: ParallelText
+    pivot: str
+    teacher: str
+    store: Path
+
+
+@dataclass(frozen=True)
 class GroupJob:
     """Train one group of students to its end; the same job always gives the same students."""
 
@@ -48,6 +59,7 @@ class GroupJob:
     requests: Mapping[str, Mapping[str, SignalRequest]]  # student -> teacher -> what it reads
     fingerprint: str
     threads: int
+    sentences: Mapping[str, tuple[SentenceFacts, ...]] = field(default_factory=dict)  # student -> what it reads
 
     def folder(self, student: str) -> Path:
         """Everything of one student."""

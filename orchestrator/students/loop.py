@@ -69,7 +69,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             first_step=first,
             last_step=training.steps,
             prepare=lambda name, step, batch: micro_batch(
-                built.terms[name][phase_at(phases, step)][batch.language], batch, device=torch.device(device)
+                built.terms[name][phase_at(phases, step)][batch.key], batch, device=torch.device(device)
             ),
         )
         for step, waited in _timed(stack.enter_context(closing(steps))):
@@ -83,7 +83,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             denominators = {name: total_counts(batches) for name, batches in step.batches.items()}
             for name, batches in step.batches.items():
                 torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number))
-                for micro in batches:
+                for micro in filter(lambda micro: micro.terms, batches):
                     value, raw = backward(
                         group,
                         name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -13,6 +13,7 @@ from orchestrator.records import Int64
 from orchestrator.students.batch import Batch
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.rows import Window, epoch_windows, language_draws, window_batches
+from orchestrator.students.sentences import SentenceStream
 from orchestrator.students.source import Asked
 
 #: Where the reading of a language stands: epoch, window in it, index of the next batch in that.
@@ -40,24 +41,33 @@ class StreamSpec:
 class StudentStream:
     """The micro-batches of each step of one student. The cursor is all its state, and is kept in checkpoints."""
 
-    def __init__(self, spec: StreamSpec, readers: Mapping[str, BatchReader], *, cursor: Cursor | None = None) -> None:
-        """`readers`: language -> its reader; `cursor`: where to go on, None at the start."""
-        self.spec, self.readers = spec, readers
+    def __init__(
+        self,
+        spec: StreamSpec,
+        readers: Mapping[str, BatchReader],
+        *,
+        sentences: Sequence[SentenceStream] = (),
+        cursor: Cursor | None = None,
+    ) -> None:
+        """`readers`: language -> its reader; `sentences`: of parallel text; `cursor`: where to go on, None at first."""
+        self.spec, self.readers, self.sentences = spec, readers, sentences
         places = cursor or dict.fromkeys(readers, (0, 0, 0))
         self._languages = {language: _Reading(spec, reader, places[language]) for language, reader in readers.items()}
 
     @property
     def cursor(self) -> Cursor:
-        """Where the reading of each language stands."""
-        return {language: reading.place for language, reading in self._languages.items()}
+        """Where the reading of each language stands, and of each parallel text."""
+        places = {language: reading.place for language, reading in self._languages.items()}
+        return places | {name: place for stream in self.sentences for name, place in stream.places.items()}
 
     def step(self, step: int) -> list[Batch]:
-        """The `accumulation` micro-batches of a step, each of one language; moves the cursor."""
+        """The `accumulation` micro-batches of a step, each of one language, then sentences; moves the cursor."""
         for reading in self._languages.values():
             reading.ask_ahead()
         spec = self.spec
         draws = language_draws(spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation)
-        return [self._languages[language].batch() for language in draws]
+        masked = [self._languages[language].batch() for language in draws]
+        return masked + [batch for stream in self.sentences for batch in stream.step(step)]
 
 
 @dataclass(frozen=True)

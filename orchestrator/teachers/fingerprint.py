@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.config.corpus import CorpusSection
+from orchestrator.config.corpus import CorpusSection, ParallelText
 from orchestrator.config.models import TeacherSection
+from orchestrator.corpus.parallel import read_parallel
 from orchestrator.corpus.store import Corpus
 from orchestrator.models.checkpoints import tokenizer_hash, weights_hash
 from orchestrator.records import BatchPlan, HiddenCodec
@@ -44,6 +45,29 @@ def fingerprint_parts(
         "masking": corpus_section.masking.model_dump(mode="json"),
         "seed": seed,
         "hidden_codec": codec,
+        "tokens_per_batch": plan.tokens_per_batch,
+        "threads": plan.threads,
+        "dtype": plan.dtype,
+    }
+
+
+def sentence_parts(
+    section: TeacherSection, text: ParallelText, language: str, *, max_length: int, plan: BatchPlan
+) -> dict[str, JSON]:
+    """The same of a store of sentence vectors; reads the text to hash it.
+
+    Raises:
+        DataError: the teacher's weights or tokenizer, or the text, are missing.
+    """
+    assert section.model is not None
+    return {
+        "format": _FORMAT,
+        "teacher_weights": weights_hash(section.model, revision=section.revision),
+        "tokenizer": tokenizer_hash(section.tokenizer_path, revision=section.revision),
+        "sentences": read_parallel(text).content_hash(language),
+        "language": language,
+        "languages": list(section.languages),
+        "max_length": max_length,
         "tokens_per_batch": plan.tokens_per_batch,
         "threads": plan.threads,
         "dtype": plan.dtype,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from orchestrator.config.corpus import CorpusSection
+from orchestrator.config.corpus import CorpusSection, ParallelText
 from orchestrator.config.models import TeacherSection
-from orchestrator.corpus.mask import mask_rows
+from orchestrator.corpus.mask import mask_rows, unmasked_rows
+from orchestrator.corpus.parallel import ParallelTexts, read_parallel
 from orchestrator.corpus.store import open_corpus
-from orchestrator.corpus.tokenise import tokenise
+from orchestrator.corpus.tokenise import first_rows, tokenise
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.models.devices import pick_device
 from orchestrator.models.encoder import Encoder, freeze
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
-from orchestrator.records import BatchPlan, HiddenCodec, Int32, SignalRequest, SpecialIds, Tables, Unit
+from orchestrator.records import BatchPlan, HiddenCodec, Int32, MaskedRows, SignalRequest, SpecialIds, Tables, Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import table_columns
 from orchestrator.signals.store import Store
@@ -37,6 +38,7 @@ class TeacherTask:
     request: SignalRequest
     codec: HiddenCodec
     store: Path | None = None
+    sentences: ParallelText | None = None  # whose sentences it is about, in place of the corpus: whole, unmasked
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class TeacherWorker:
         self._corpus = open_corpus(job.corpus_folder)
         self._hosted: dict[str, _HostedTeacher] = {}
         self._stores: dict[str, Store] = {}
+        self._sentences: dict[str, ParallelTexts] = {}
 
     def run(self, unit: Unit) -> Receipt:
         """Compute what the unit's shard lacks and write it; running a unit again gives the same bytes.
@@ -80,24 +83,8 @@ class TeacherWorker:
 
     def signals(self, unit: Unit, tables: Collection[str] | None = None) -> Tables:
         """Every masked copy of the unit's texts, and what the teacher says to them: all, or the named tables alone."""
-        teacher, section = self._host(unit.teacher), self._job.corpus
-        task = self._job.teachers[unit.teacher]
-        rows = tokenise(
-            self._corpus.texts(unit.language, "train", unit.first_text, unit.num_texts),
-            first_text=unit.first_text,
-            tokenizer=teacher.tokenizer,
-            max_length=section.max_length,
-            packing=section.packing,
-        )
-        masked = mask_rows(
-            rows,
-            language=task.section.languages.index(unit.language),
-            special=teacher.special,
-            vocab_ids=teacher.ordinary_ids,
-            masking=section.masking,
-            seed=self._job.seed,
-            copies=range(section.masking.copies),
-        )
+        teacher, task = self._host(unit.teacher), self._job.teachers[unit.teacher]
+        masked = self._rows(unit, task, teacher)
         with _torch_threads(task.plan.threads):
             return compute_signals(
                 teacher.encoder,
@@ -110,6 +97,36 @@ class TeacherWorker:
                 vocab_size=teacher.vocab_size,
                 tables=tables,
             )
+
+    def _rows(self, unit: Unit, task: TeacherTask, teacher: _HostedTeacher) -> MaskedRows:
+        """The rows of a unit, every masked copy of each; of sentences, one row each as it is."""
+        section = self._job.corpus
+        rows = tokenise(
+            self._texts(unit, task),
+            first_text=unit.first_text,
+            tokenizer=teacher.tokenizer,
+            max_length=section.max_length,
+            packing=section.packing and task.sentences is None,
+        )
+        language = task.section.languages.index(unit.language)
+        if task.sentences is not None:
+            return unmasked_rows(first_rows(rows), language=language)
+        return mask_rows(
+            rows,
+            language=language,
+            special=teacher.special,
+            vocab_ids=teacher.ordinary_ids,
+            masking=section.masking,
+            seed=self._job.seed,
+            copies=range(section.masking.copies),
+        )
+
+    def _texts(self, unit: Unit, task: TeacherTask) -> Sequence[str]:
+        if task.sentences is None:
+            return self._corpus.texts(unit.language, "train", unit.first_text, unit.num_texts)
+        if unit.teacher not in self._sentences:
+            self._sentences[unit.teacher] = read_parallel(task.sentences)
+        return self._sentences[unit.teacher].texts[unit.language][unit.first_text : unit.first_text + unit.num_texts]
 
     def _host(self, name: str) -> _HostedTeacher:
         if name not in self._hosted:

@@ -99,7 +99,7 @@ def test_missing_parallel_text_is_found_before_a_teacher_runs(project: Path) -> 
     parallel = {"name": "x", "files": "text/none.jsonl", "columns": {"en": "en", "de": "de"}}
     check(
         project,
-        "evaluation.parallel 'x': there is no file text/none.jsonl",
+        "parallel text 'x': there is no file text/none.jsonl",
         changes=section("evaluation", parallel=[parallel]),
     )
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config.corpus import ParallelSource
+from orchestrator.corpus.parallel import read_parallel
 from orchestrator.errors import DataError
-from orchestrator.evaluation.parallel import read_parallel
 
 ROWS = [
     {"id": 1, "en": 'a "quoted" one', "german": "eins", "split": "test"},
@@ -73,7 +73,7 @@ def test_globs_are_read_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, options: dict[str, object], said: str) -> None:
-    with pytest.raises(DataError, match=r"evaluation\.parallel 'ours'") as raised:
+    with pytest.raises(DataError, match=r"parallel text 'ours'") as raised:
         read_parallel(source(write(tmp_path / "t.parquet"), **options))
     assert said in str(raised.value)
 

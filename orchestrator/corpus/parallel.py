@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pyarrow.json
 import pyarrow.parquet
 
 from orchestrator.config.base import nearest
-from orchestrator.config.corpus import ParallelSource
+from orchestrator.config.corpus import ParallelText
 from orchestrator.errors import DataError
+from orchestrator.storage import hash_bytes
 
 _READERS = ".parquet, .jsonl, .json, .tsv or .csv"
 
@@ -30,8 +32,12 @@ class ParallelTexts:
     def __len__(self) -> int:
         return len(next(iter(self.texts.values())))
 
+    def content_hash(self, language: str) -> str:
+        """32 hex digits over the sentences of one language, in their order."""
+        return hash_bytes(json.dumps(self.texts[language], ensure_ascii=False).encode())
 
-def read_parallel(source: ParallelSource) -> ParallelTexts:
+
+def read_parallel(source: ParallelText) -> ParallelTexts:
     """The rows of `source` that pass `where` and have text in every column, at most `max_pairs`, evenly spread.
 
     Raises:
@@ -46,10 +52,10 @@ def read_parallel(source: ParallelSource) -> ParallelTexts:
         table = table.filter(filled)  # a null compares to null, which the filter drops
     if table.num_rows == 0:
         raise DataError(
-            f"evaluation.parallel '{source.name}': no row of {', '.join(source.files)} has text in all of "
+            f"parallel text '{source.name}': no row of {', '.join(source.files)} has text in all of "
             f"{', '.join(source.columns.values())}{' and passes where' if source.where else ''}; correct one of them."
         )
-    count = min(source.max_pairs, table.num_rows)
+    count = min(source.max_pairs or table.num_rows, table.num_rows)
     table = table.take(np.arange(count) * table.num_rows // count)
     return ParallelTexts(
         source.name,
@@ -57,13 +63,13 @@ def read_parallel(source: ParallelSource) -> ParallelTexts:
     )
 
 
-def _paths(source: ParallelSource) -> list[Path]:
+def _paths(source: ParallelText) -> list[Path]:
     paths: list[Path] = []
     for pattern in source.files:
         expanded = str(Path(pattern).expanduser())
         found = [expanded] if Path(expanded).is_file() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207
         if not found:
-            raise DataError(f"evaluation.parallel '{source.name}': there is no file {pattern}; correct `files`.")
+            raise DataError(f"parallel text '{source.name}': there is no file {pattern}; correct `files`.")
         paths += map(Path, found)
     return paths
 
@@ -81,12 +87,12 @@ def _read(path: Path, columns: list[str], name: str) -> pa.Table:
             case ".csv":
                 table = pyarrow.csv.read_csv(path)
             case _:
-                raise DataError(f"evaluation.parallel '{name}': {path} is no table that can be read; use {_READERS}.")
+                raise DataError(f"parallel text '{name}': {path} is no table that can be read; use {_READERS}.")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"evaluation.parallel '{name}': {path} cannot be read: {str(error).splitlines()[0]}.") from None
+        raise DataError(f"parallel text '{name}': {path} cannot be read: {str(error).splitlines()[0]}.") from None
     for column in columns:
         if column not in table.column_names:
             raise DataError(
-                f"evaluation.parallel '{name}': {path} has no column '{column}'; {nearest(column, table.column_names)}"
+                f"parallel text '{name}': {path} has no column '{column}'; {nearest(column, table.column_names)}"
             )
     return table.select(columns)
