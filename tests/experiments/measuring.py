@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.planning import TeacherPlan
 from orchestrator.records import MetricRow
-from orchestrator.signals.schema import ROW_TABLES
+from orchestrator.run import Run
+from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
+from orchestrator.steps.signals import open_stores, teacher_sizes
 
 Metrics = list[dict[str, object]]
 
@@ -94,14 +95,26 @@ def speed(metrics: Metrics) -> float:
     return tokens / seconds
 
 
-def signal_bytes(teachers: Sequence[TeacherPlan]) -> float:
-    """Bytes per token of text of what a run's objectives read, by its plan; the rows themselves are left out."""
-    total = sum(teacher.tokens for teacher in teachers)
-    parts = (
-        teacher.tokens * sum(value for table, value in teacher.bytes_per_token.items() if table not in ROW_TABLES)
-        for teacher in teachers
-    )
-    return sum(parts) / total
+def signal_bytes(run: Run) -> float:
+    """Bytes per token of text of what a run's own objectives read, the rows themselves left out.
+
+    What the same run would store if it were alone: the store of the experiment holds what all of them read.
+    """
+    section = run.config
+    stores = open_stores(run)
+    total = num_bytes = 0.0
+    for name, store in stores.items():
+        heard = run.teacher_languages(name)
+        tokens = sum(counted.tokens for language, counted in store.counts().items() if language in heard)
+        tables = bytes_per_token(
+            run.teacher_request(name),
+            section.signals.hidden_codec,
+            teacher_sizes(run, name),
+            section.corpus.masking.probability,
+        )
+        total += tokens
+        num_bytes += tokens * sum(value for table, value in tables.items() if table not in ROW_TABLES)
+    return num_bytes / total
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -28,7 +28,6 @@ import yaml
 from orchestrator import pipeline
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.job import EvaluatedModel
-from orchestrator.planning import make_plan
 from orchestrator.records import MetricRow
 from orchestrator.run import Run, open_run
 from orchestrator.steps.evaluating import _job as evaluation_job
@@ -129,7 +128,7 @@ def _row(plan: Plan, run: Run, name: str, seed: int, rows: Sequence[MetricRow]) 
         name=name,
         seed=seed,
         steps=run.config.training.steps,
-        signal_bytes_per_token=signal_bytes(make_plan(run).teachers),
+        signal_bytes_per_token=signal_bytes(run),
         **scores(rows),  # type: ignore[arg-type]
         **trained,  # type: ignore[arg-type]
     )

@@ -88,7 +88,8 @@ def _cell(rows: Sequence[Row], column: _Column, best: float | None) -> str:
     mean, spread = mean_and_spread(values)
     shown = column.form(mean)
     bold = f"**{shown}**" if best is not None and column.form(best) == shown else shown
-    layer = f" (layer {rows[0].best_layer})" if column.title.startswith("best layer") and rows[0].best_layer else ""
+    layers = sorted({row.best_layer for row in rows if row.best_layer is not None})
+    layer = f" (layer {'/'.join(map(str, layers))})" if column.title.startswith("best layer") else ""
     return f"{bold} ± {column.form(spread)}{layer}"
 
 
