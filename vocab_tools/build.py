@@ -23,7 +23,7 @@ from vocab_tools.mass import has_model, teacher_mass_outside
 from vocab_tools.measure import measure_texts
 from vocab_tools.merged import merged_config, merged_document
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
-from vocab_tools.report import WIDTHS, TextMeasure, VocabularyReport, make_report, write_report
+from vocab_tools.report import WIDTHS, TextMeasure, VocabularyReport, find_merged, make_report, write_report
 from vocab_tools.tokenizers import Fillers, dump, student_config, student_document
 from vocab_tools.trim import Bools, Needs, measure_needs
 from vocab_tools.union import Union, unite
@@ -79,7 +79,10 @@ def build_vocabulary(
     needs = {name: measure_needs(teachers[name], of_teacher) for name, of_teacher in counts.items()}
     kept = {source.name: _kept(teachers[source.name], needs.get(source.name), source.min_count) for source in sources}
     union = unite(identities, kept=kept, needs=needs, max_size=max_size)
-    report = make_report(teachers, identities, union, counts, merge=merge, widths=widths)
+    merged = find_merged(teachers, union)
+    if merge == "surface":  # overlaps are reported in both forms
+        identities = {name: identify(teacher, merge="canonical") for name, teacher in teachers.items()}
+    report = make_report(teachers, identities, union, counts, merge=merge, merged=merged, widths=widths)
     with new_folder(out, marker=MAPPING_FILE) as folder:
         _write(folder, sources, teachers, union)
         if len(sources) > 1:
@@ -99,7 +102,7 @@ def build_vocabulary(
         if texts:
             paths = {source.name: source.tokenizer for source in sources} if teacher_mass else {}
             report = replace(report, texts=_measure(folder, texts, routes, teachers, union, paths))
-        write_report(report, folder)
+        write_report(report, merged, folder)
     return report
 
 

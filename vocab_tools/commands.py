@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -71,7 +72,8 @@ def run_trim(
             f"--teacher-mass needs a masked language model, and {tokenizer} holds none (config.json and .safetensors)"
         )
     ((name, teacher),) = _open_all([tokenizer]).items()
-    asks = has_model(tokenizer) and "mask" in teacher.roles if teacher_mass is None else teacher_mass
+    can_ask = has_model(tokenizer) and "mask" in teacher.roles and find_spec("torch") is not None
+    asks = can_ask if teacher_mass is None else teacher_mass
     counted, measured = _split(corpus)
     counts = _count(teacher, counted.values())
     source = VocabularySource(

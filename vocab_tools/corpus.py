@@ -27,6 +27,8 @@ def read_texts(file: Path) -> list[str]:
             texts = [text for text in column if text and text.strip()]
         else:
             texts = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except ImportError as error:
+        raise VocabularyError(f"{file} is .parquet, and reading that needs pyarrow; install it") from error
     except (OSError, ValueError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise VocabularyError(

@@ -6,7 +6,7 @@ V student ids, V_t ids of one teacher.
     maps/NAME.npy         int32 [V_t]: teacher id -> student id, -1 where there is none
     tokenizers/NAME/      the student's tokenizer for the texts of this teacher (also under the names of languages)
     mapping.json          format, size, and the hashes of every file above and of every teacher's tokenizer
-    report.json, .html    what happened; not hashed
+    report.json, .html    what happened, and merged.tsv; not hashed
 """
 
 from __future__ import annotations

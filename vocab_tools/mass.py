@@ -46,7 +46,10 @@ def teacher_mass_outside(
     15 % of the ordinary tokens are masked, drawn by `seed`; the first 200 texts, cut at 128 tokens; temperature 1,
     float32. `table` is int32 [V_t]; rows of the head beyond it count as outside.
     """
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise VocabularyError("asking a model for masses needs torch; install it") from error
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging as transformers_logging
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vocab_tools.canonical import CanonicalToken
+from vocab_tools.canonical import ROLES, CanonicalToken
 from vocab_tools.errors import VocabularyError
 from vocab_tools.read import TeacherTokenizer
 from vocab_tools.union import Union
 
 WIDTHS = (128, 256, 384, 512, 768, 1024)
 _EXAMPLES = 12
+_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class PairOverlap:
 
 
 @dataclass(frozen=True)
-class MergedExample:
+class MergedToken:
     """One student token that canonical form made of tokens spelled differently: teacher -> its token."""
 
+    id: int
     token: str
     spellings: Mapping[str, str]
 
@@ -83,7 +85,7 @@ class VocabularyReport:
     pairs: tuple[PairOverlap, ...]
     shared: int  # student tokens of two teachers or more, special tokens aside
     merged_by_form: int  # of these, spelled differently by their teachers
-    examples: tuple[MergedExample, ...]
+    examples: tuple[MergedToken, ...]  # a few of these, evenly; all of them are in merged.tsv
     embedding_parameters: Mapping[int, int]  # width -> V × width
     texts: tuple[TextMeasure, ...] = field(default=())
 
@@ -99,13 +101,12 @@ def make_report(
     counts: Mapping[str, npt.NDArray[np.int64]],
     *,
     merge: str,
+    merged: Sequence[MergedToken],
     widths: Sequence[int] = WIDTHS,
 ) -> VocabularyReport:
-    """Measure a union against the vocabularies that it was made from."""
+    """Measure a union against the vocabularies that it was made from; `merged` is what find_merged found in it."""
     size = len(union.tokens)
-    owners = np.zeros(size, dtype=np.int32)
-    for table in union.maps.values():
-        owners[table[table >= 0]] += 1
+    owners = _count_owners(union)
     sources = tuple(_source(teachers[name], union.maps[name], owners, counts.get(name)) for name in sorted(teachers))
     raw = {
         name: {t for i, t in enumerate(teacher.tokens) if t and _ordinary(identities[name][i])}
@@ -116,19 +117,33 @@ def make_report(
         PairOverlap(a, b, raw=len(raw[a] & raw[b]), canonical=len(canonical[a] & canonical[b]))
         for a, b in combinations(sorted(teachers), 2)
     )
-    shared = [i for i in np.flatnonzero(owners > 1).tolist() if union.tokens[i].owner != "role"]
-    spellings = _spellings(teachers, union, np.array(shared, dtype=np.int64))
-    differing = [i for i in shared if len(set(spellings[i].values())) > 1]
     return VocabularyReport(
         size=size,
         merge=merge,
         sources=sources,
         pairs=pairs,
-        shared=len(shared),
-        merged_by_form=len(differing),
-        examples=tuple(MergedExample(union.names[i], spellings[i]) for i in _spread(differing)),
+        shared=int((owners[len(ROLES) :] > 1).sum()),
+        merged_by_form=len(merged),
+        examples=tuple(merged[:: max(1, len(merged) // _EXAMPLES)][:_EXAMPLES]),
         embedding_parameters=embedding_parameters(size, widths),
     )
+
+
+def find_merged(teachers: Mapping[str, TeacherTokenizer], union: Union) -> list[MergedToken]:
+    """The student tokens whose teachers spell them differently, special tokens aside, by student id."""
+    owners = _count_owners(union)
+    owners[: len(ROLES)] = 0
+    spellings: dict[int, dict[str, str]] = {index: {} for index in np.flatnonzero(owners > 1).tolist()}
+    for name in sorted(teachers):
+        tokens, table = teachers[name].tokens, union.maps[name]
+        old = np.flatnonzero(np.where(table >= 0, owners[table], 0) > 1)
+        for index, place in zip(table[old].tolist(), old.tolist(), strict=True):
+            spellings[index][name] = tokens[place] or ""
+    return [
+        MergedToken(index, union.names[index], spelled)
+        for index, spelled in spellings.items()
+        if len(set(spelled.values())) > 1
+    ]
 
 
 def embedding_parameters(size: int, widths: Sequence[int]) -> dict[int, int]:
@@ -136,10 +151,18 @@ def embedding_parameters(size: int, widths: Sequence[int]) -> dict[int, int]:
     return {width: size * width for width in sorted(set(widths))}
 
 
-def write_report(report: VocabularyReport, folder: Path) -> None:
-    """Write report.json and report.html, the latter self-contained."""
+def write_report(report: VocabularyReport, merged: Sequence[MergedToken], folder: Path) -> None:
+    """Write report.json, report.html (self-contained) and, of a union, merged.tsv: id, token, each teacher's spelling.
+
+    A tab, line break or backslash in a token has a backslash before it: `\\t`.
+    """
     from vocab_tools.report_html import render
 
+    if len(report.sources) > 1:
+        names = [source.name for source in report.sources]
+        rows = (("id", "token", *names), *((str(m.id), m.token, *map(m.spellings.get, names)) for m in merged))
+        lines = ("\t".join(cell.translate(_ESCAPES) if cell else "" for cell in row) for row in rows)
+        (folder / "merged.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(report), encoding="utf-8")
 
@@ -154,13 +177,21 @@ def read_report(folder: Path) -> VocabularyReport:
             | {
                 "sources": tuple(SourceReport(**entry) for entry in document["sources"]),
                 "pairs": tuple(PairOverlap(**entry) for entry in document["pairs"]),
-                "examples": tuple(MergedExample(**entry) for entry in document["examples"]),
+                "examples": tuple(MergedToken(**entry) for entry in document["examples"]),
                 "embedding_parameters": {int(key): value for key, value in document["embedding_parameters"].items()},
                 "texts": tuple(TextMeasure(**entry) for entry in document["texts"]),
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VocabularyError(f"{path} cannot be read ({error}); build the vocabulary again") from error
+
+
+def _count_owners(union: Union) -> npt.NDArray[np.int32]:
+    """How many teachers have each student token, int32 [V]."""
+    owners = np.zeros(len(union.tokens), dtype=np.int32)
+    for table in union.maps.values():
+        owners[table[table >= 0]] += 1
+    return owners
 
 
 def _source(
@@ -171,6 +202,7 @@ def _source(
 ) -> SourceReport:
     mapped = table[table >= 0]
     total = 0 if counts is None else int(counts.sum())
+    unread = ("no text of the corpus is read with it; only what must always stay is kept",)
     outside = 0 if counts is None else int(counts[: len(table)][table[: len(counts)] < 0].sum())
     return SourceReport(
         name=teacher.name,
@@ -181,27 +213,9 @@ def _source(
         only_here=int((owners[mapped] == 1).sum()),
         counted=total,
         share_outside=outside / total if total else None,
-        notes=teacher.notes,
+        notes=teacher.notes + (unread if counts is not None and not total else ()),
     )
 
 
 def _ordinary(token: CanonicalToken | None) -> bool:
     return token is not None and token.owner != "role"
-
-
-def _spellings(
-    teachers: Mapping[str, TeacherTokenizer], union: Union, shared: npt.NDArray[np.int64]
-) -> dict[int, dict[str, str]]:
-    spellings: dict[int, dict[str, str]] = {index: {} for index in shared.tolist()}
-    for name in sorted(teachers):
-        tokens = teachers[name].tokens
-        for old, new in enumerate(union.maps[name].tolist()):
-            if new in spellings:
-                spellings[new][name] = tokens[old] or ""
-    return spellings
-
-
-def _spread(indices: Sequence[int]) -> list[int]:
-    """A few of many, evenly."""
-    step = max(1, len(indices) // _EXAMPLES)
-    return list(indices[::step][:_EXAMPLES])

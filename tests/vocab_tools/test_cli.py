@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.vocab_tools.test_mass import make_model
 from tests.vocab_tools.tiny import SENTENCES, make_tokenizer
 from vocab_tools import open_vocabulary
 from vocab_tools.cli import app
 from vocab_tools.corpus import read_texts, split_for_measure
+from vocab_tools.read import read_tokenizer
+from vocab_tools.report import read_report
 
 ENGLISH = [f"{SENTENCES[0]} {SENTENCES[1]} {number}" for number in range(40)]
 GERMAN = [f"{SENTENCES[2]} {number}" for number in range(40)]
@@ -83,11 +91,63 @@ def test_trim_by_count_frequency_and_size(work: Path) -> None:
     assert "cut finer" in run("check", "small", "--text", "de.txt")
 
 
+def test_a_width_of_ones_own(work: Path) -> None:
+    said = run("union", "word", "uni", "--out", "both", "--width", "100")
+    size = open_vocabulary(work / "both").size
+    assert said.splitlines()[-1].split() == ["100", f"{100 * size:,}"]
+    assert run("show", "both", "--width", "3", "--width", "2").splitlines()[-1].split() == ["3", f"{3 * size:,}"]
+
+
+def test_a_model_beside_the_tokenizer_is_asked_unless_told_not_to(work: Path) -> None:
+    make_model(work / "word", rows=len(read_tokenizer(work / "word").tokens), tilt=0.0)
+    asked = run("trim", "word", "--corpus", "en=en.txt", "--out", "small")
+    mass = read_report(work / "small").texts[0].outside_teacher
+    assert mass is not None
+    assert f"{100 * mass:.3f} %" in asked
+    run("trim", "word", "--corpus", "en=en.txt", "--out", "small", "--no-teacher-mass")
+    assert read_report(work / "small").texts[0].outside_teacher is None
+    (work / "word" / "model.safetensors").write_bytes(b"damaged")
+    assert "cannot be opened" in run("trim", "word", "--corpus", "en=en.txt", "--out", "small", fails=True)
+
+
+def test_a_teacher_without_text_is_named(work: Path) -> None:
+    said = run("union", "word", "uni", "--out", "both", "--corpus", "en=en.txt", "--route", "en=word")
+    assert "note: uni: no text of the corpus is read with it" in said
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_what_was_there_and_nothing_else(work: Path, stop: signal.Signals) -> None:
+    run("union", "word", "uni", "--out", "both")
+    before = {file: file.read_bytes() for file in (work / "both").rglob("*") if file.is_file()}
+    (work / "long.txt").write_text("\n".join(f"{text} {n}" for n in range(4000) for text in ENGLISH), encoding="utf-8")
+    command = [sys.executable, "-m", "vocab_tools", "trim", "word", "--corpus", "en=long.txt", "--out", "both"]
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}, text=True)
+    time.sleep(2.0)
+    process.send_signal(stop)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said in ("vocab: stopped; nothing was written or changed\n", "")
+    assert {file: file.read_bytes() for file in (work / "both").rglob("*") if file.is_file()} == before
+    assert not list(work.glob(".both*"))
+
+
+def test_a_file_that_may_not_grow_is_one_sentence(work: Path) -> None:
+    limit = "import resource, vocab_tools.cli as c; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); c.main()"
+    command = [sys.executable, "-c", limit, "union", "word", "uni", "--out", "both"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=work)
+    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
+    assert "cannot be written: File too large" in found.stderr
+    assert not (work / "both").exists()
+    assert not list(work.glob(".both*"))
+
+
 def test_check_finds_a_moved_teacher_and_refuses_another(work: Path) -> None:
     run("trim", "word", "--corpus", "en=en.txt", "--out", "small")
     (work / "word").rename(work / "elsewhere")
     assert "does not exist" in run("check", "small", "--text", "en.txt", fails=True)
     assert "the same ids" in run("check", "small", "--text", "en.txt", "--teacher", "word=elsewhere")
+    assert "--teacher names 'wrod'" in run("check", "small", "--text", "en.txt", "--teacher", "wrod=uni", fails=True)
     assert "another tokenizer" in run("check", "small", "--text", "en.txt", "--teacher", "word=uni", fails=True)
 
 

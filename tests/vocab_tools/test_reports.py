@@ -45,6 +45,32 @@ def test_figures_are_those_of_the_maps(built: tuple[VocabularyReport, Path, list
     assert report.shared == (together[5:] > 1).sum()
 
 
+def test_all_that_merged_by_form_is_in_a_table(built: tuple[VocabularyReport, Path, list[VocabularySource]]) -> None:
+    report, folder, sources = built
+    vocabulary = open_vocabulary(folder)
+    head, *rows = [line.split("\t") for line in (folder / "merged.tsv").read_text("utf-8").split("\n")[:-1]]
+    assert head == ["id", "token", *vocabulary.names]
+    assert len(rows) == report.merged_by_form
+    tokens = {source.name: read_tokenizer(source.tokenizer).tokens for source in sources}
+    for identity, token, *spelled in rows:
+        assert vocabulary.tokens[int(identity)] == token
+        assert len({one for one in spelled if one}) > 1
+        for name, one in zip(vocabulary.names, spelled, strict=True):
+            found = vocabulary.map(name) == int(identity)
+            assert one == ("" if not found.any() else tokens[name][int(found.argmax())])
+    assert {one.token for one in report.examples} <= {row[1] for row in rows}
+
+
+def test_a_surface_union_reports_both_overlaps(
+    built: tuple[VocabularyReport, Path, list[VocabularySource]], tmp_path: Path
+) -> None:
+    report, _, sources = built
+    surface = build_vocabulary(sources, tmp_path / "out", merge="surface", widths=(7, 300))
+    assert surface.pairs == report.pairs
+    assert surface.merged_by_form == 0
+    assert surface.embedding_parameters == {7: 7 * surface.size, 300: 300 * surface.size}
+
+
 def test_overlaps_are_of_the_whole_vocabularies(built: tuple[VocabularyReport, Path, list[VocabularySource]]) -> None:
     report, _, sources = built
     teachers = {source.name: read_tokenizer(source.tokenizer, name=source.name) for source in sources}

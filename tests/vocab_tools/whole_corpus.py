@@ -3,6 +3,8 @@
 python -m tests.vocab_tools.whole_corpus union            sizes, overlaps, time and memory
 python -m tests.vocab_tools.whole_corpus round-trips      each (or those named) in a union of all, on all text
 python -m tests.vocab_tools.whole_corpus merged           routed against merged tokenizers, several unions
+python -m tests.vocab_tools.whole_corpus unicode          each in a union of all, on Unicode that hypothesis makes
+python -m tests.vocab_tools.whole_corpus embeddings       500,000 rows of width 1,024 carried over, time and memory
 """
 
 from __future__ import annotations
@@ -13,8 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tests.vocab_tools.shared import LANGUAGES, SHARED, texts_of, tokenizer_folders
-from vocab_tools import VocabularySource, build_vocabulary, open_vocabulary
+from vocab_tools import VocabularySource, build_vocabulary, carry_embeddings, open_vocabulary
+from vocab_tools.canonical import ROLES, role_name
 from vocab_tools.check import compare
 from vocab_tools.corpus import count_ids, split_for_measure
 from vocab_tools.read import read_tokenizer
@@ -96,7 +103,50 @@ def merged(folder: Path) -> None:
             )
 
 
+def unicode(folder: Path) -> None:
+    """One union of all, every student tokenizer on texts that hypothesis makes."""
+    paths = {path.name: path for path in tokenizer_folders()}
+    build_vocabulary([VocabularySource(name, path) for name, path in paths.items()], folder / "all")
+    vocabulary = open_vocabulary(folder / "all")
+    texts: list[str] = []
+
+    @settings(max_examples=20_000, deadline=None, database=None, derandomize=True)
+    @given(st.text(max_size=40))
+    def collect(text: str) -> None:
+        texts.append(text)
+
+    collect()
+    lacking = {
+        role_name(role) for role in ROLES
+    }  # hypothesis finds them in the source; a limit that the document states
+    texts = [text for text in texts if text not in lacking]
+    print("| tokenizer | texts | tokens | different |\n|---|---|---|---|")
+    for name in sys.argv[2:] or paths:
+        teacher = vocabulary.require_teacher(name, paths[name])
+        found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), texts)
+        print(f"| {name} | {found.texts:,} | {found.tokens:,} | {found.wrong + found.finer} |", flush=True)
+
+
+def embeddings(_: Path) -> None:
+    """Two teachers of different widths; the first has the student's, 200,000 tokens are shared."""
+    generator = np.random.default_rng(0)
+    matrices = {"a": (500_000, 1024), "b": (250_000, 768)}
+    rows = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in matrices.items()}
+    maps = {"a": np.arange(500_000, dtype=np.int32), "b": np.arange(300_000, 550_000, dtype=np.int32)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started, cpu = time.perf_counter(), time.process_time()
+    result = carry_embeddings(rows, maps, size=600_000, width=1024, seed=0, priority=["a", "b"])
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    beside = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - result.nbytes / 2**20
+    inputs = sum(one.nbytes for one in rows.values()) / 2**20
+    print(f"inputs {inputs:,.0f} MiB, result {result.nbytes / 2**20:,.0f} MiB, beside these {beside:,.0f} MiB")
+    print(f"{seconds:.1f} s, {cpu:.1f} s of CPU")
+
+
 if __name__ == "__main__":
     assert SHARED.is_dir()
+    commands = {
+        "union": union, "round-trips": round_trips, "merged": merged, "unicode": unicode, "embeddings": embeddings
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
-        {"union": union, "round-trips": round_trips, "merged": merged}[sys.argv[1]](Path(temporary))
+        commands[sys.argv[1]](Path(temporary))
