@@ -196,7 +196,8 @@ def print_problems(problems: Sequence[str]) -> None:
 def print_precomputed(run: Run) -> None:
     """What `orch precompute-teacher` has to say where teachers answer while students train."""
     if run.config.signals.mode == "live":
-        say("Signals are live: nothing of the teachers is to be stored, they answer while students train.")
+        rest = ", but for the vectors of parallel sentences" if run.pivots else ""
+        say(f"Signals are live: nothing of the teachers is to be stored{rest}; they answer while students train.")
     elif run.config.signals.mode == "hybrid":
         say("Signals are hybrid: teachers answer while students train, and what they say is stored then.")
     if run.config.signals.mode != "cache":
