@@ -7,6 +7,7 @@ from html import escape
 
 from vocab_tools.report import VocabularyReport
 
+_WORDS = {"family", "second", "spelled", "teacher"}
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1a1d21;--paper:#fff;--line:#d5d9de;--soft:#5c6570}
 @media(prefers-color-scheme:dark){:root{--ink:#e7eaee;--paper:#14171a;--line:#363c43;--soft:#9aa4af}}
@@ -15,9 +16,10 @@ body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}p{max-width:42rem}.soft{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child,.text{text-align:left}td.text{white-space:normal}
 svg text{font:12px system-ui,sans-serif;fill:var(--ink)}
 """
+_SOME = "<p>Some of them; all are in <code>merged.tsv</code>.</p>"
 
 
 def render(report: VocabularyReport) -> str:
@@ -43,7 +45,7 @@ def render(report: VocabularyReport) -> str:
             [one.token, ", ".join(f"{name}: {token}" for name, token in one.spellings.items())]
             for one in report.examples
         ]
-        parts.append(_section("Merged by canonical form", _table(["token", "spelled"], rows)))
+        parts.append(_section("Merged by canonical form", _SOME + _table(["token", "spelled"], rows)))
     if report.texts:
         parts.append(_section("On real text", _texts(report)))
     rows = [[f"{width:,}", f"{count:,}"] for width, count in report.embedding_parameters.items()]
@@ -61,8 +63,13 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    """A table; columns named in _WORDS hold words and begin at the left, columns without a cell are left out."""
+    lines = list(rows)
+    shown = [place for place, _ in enumerate(head) if any(row[place] for row in lines)]
+    kinds = {place: " class=text" * (head[place] in _WORDS) for place in shown}
+    top = "".join(f"<th{kinds[place]}>{escape(head[place])}</th>" for place in shown)
+    cells = ("".join(f"<td{kinds[place]}>{escape(row[place])}</td>" for place in shown) for row in lines)
+    body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from tests.vocab_tools.shared import LANGUAGES, SHARED, needs_shared, texts_of, tokenizer_folders
+from tests.vocab_tools.shared import LANGUAGES, SHARED, made_up_texts, needs_shared, texts_of, tokenizer_folders
 from vocab_tools import VocabularySource, build_vocabulary, open_vocabulary
 from vocab_tools.check import compare
 from vocab_tools.corpus import count_ids
@@ -59,9 +59,10 @@ def test_a_union_of_four_families_says_what_each_teacher_says(sample: list[str],
     report = build_vocabulary([VocabularySource(name, tokenizers / name) for name in names], tmp_path / "out")
     assert report.size < sum(source.kept for source in report.sources)
     vocabulary = open_vocabulary(tmp_path / "out")
+    texts = sample + made_up_texts(500)
     for name in names:
         teacher = vocabulary.require_teacher(name, tokenizers / name)
-        found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), sample)
+        found = compare(teacher, vocabulary.tokenizer_folder(name), vocabulary.map(name), texts)
         assert (found.wrong, found.finer) == (0, 0)
 
 

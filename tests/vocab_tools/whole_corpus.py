@@ -16,12 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.vocab_tools.shared import LANGUAGES, SHARED, texts_of, tokenizer_folders
+from tests.vocab_tools.shared import LANGUAGES, SHARED, made_up_texts, texts_of, tokenizer_folders
 from vocab_tools import VocabularySource, build_vocabulary, carry_embeddings, open_vocabulary
-from vocab_tools.canonical import ROLES, role_name
 from vocab_tools.check import compare
 from vocab_tools.corpus import count_ids, split_for_measure
 from vocab_tools.read import read_tokenizer
@@ -108,18 +105,7 @@ def unicode(folder: Path) -> None:
     paths = {path.name: path for path in tokenizer_folders()}
     build_vocabulary([VocabularySource(name, path) for name, path in paths.items()], folder / "all")
     vocabulary = open_vocabulary(folder / "all")
-    texts: list[str] = []
-
-    @settings(max_examples=20_000, deadline=None, database=None, derandomize=True)
-    @given(st.text(max_size=40))
-    def collect(text: str) -> None:
-        texts.append(text)
-
-    collect()
-    lacking = {
-        role_name(role) for role in ROLES
-    }  # hypothesis finds them in the source; a limit that the document states
-    texts = [text for text in texts if text not in lacking]
+    texts = made_up_texts(20_000)
     print("| tokenizer | texts | tokens | different |\n|---|---|---|---|")
     for name in sys.argv[2:] or paths:
         teacher = vocabulary.require_teacher(name, paths[name])
