@@ -9,21 +9,24 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
 from orchestrator import costs
 from orchestrator.config.setups import StudentSpec
+from orchestrator.corpus.parallel import read_parallel
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.corpus.store import Corpus
 from orchestrator.errors import OrchError
 from orchestrator.progress import last_rows
-from orchestrator.run import Run
-from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
+from orchestrator.records import SignalRequest
+from orchestrator.run import PivotText, Run
+from orchestrator.signals.schema import ROW_TABLES, SENTENCE_VECTORS, bytes_per_token
 from orchestrator.steps.asking import WINDOW_ROWS, WINDOWS_HELD
 from orchestrator.steps.exports import student_receipt
-from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, plan_stores
+from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, plan_stores, teacher_sizes
 from orchestrator.storage import free_bytes
 
 #: Shares of a big matrix product's speed that a teacher's forward pass and a student's step reach on the whole.
@@ -76,6 +79,15 @@ class TeacherPlan:
 
 
 @dataclass(frozen=True)
+class SentencesPlan:
+    """A teacher's vectors of parallel sentences, stored in every mode."""
+
+    name: str
+    sentences: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
 class StudentPlan:
     """One student's training."""
 
@@ -97,6 +109,7 @@ class RunPlan:
     root: Path
     languages: tuple[LanguagePlan, ...]
     teachers: tuple[TeacherPlan, ...]
+    sentences: tuple[SentencesPlan, ...]
     students: tuple[StudentPlan, ...]
     side_by_side: int
     free_bytes: int
@@ -135,6 +148,7 @@ def make_plan(run: Run) -> RunPlan:
         root=run.root,
         languages=lines,
         teachers=tuple(_teacher(run, store, tokens[name], flops, lines) for name, store in stores.items()),
+        sentences=tuple(map(partial(_sentences, run), run.pivots)),
         students=tuple(
             _student(run, group.name, student, flops / side_by_side)
             for group in run.expanded.groups
@@ -144,6 +158,14 @@ def make_plan(run: Run) -> RunPlan:
         free_bytes=free_bytes(run.root),
         gemm_flops=flops,
     )
+
+
+def _sentences(run: Run, pivot: PivotText) -> SentencesPlan:
+    sizes = teacher_sizes(run, pivot.teacher)
+    assert sizes is not None
+    count = len(read_parallel(pivot.text))
+    per_row = bytes_per_token(SignalRequest(sentence_vectors=True), "fp16", sizes, 0.0, tokens_per_row=1.0)
+    return SentencesPlan(pivot.name, count, round(count * per_row[SENTENCE_VECTORS]))
 
 
 def _language_tokens(run: Run, store: StorePlan) -> dict[str, int]:

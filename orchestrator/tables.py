@@ -51,6 +51,8 @@ def print_plan(plan: RunPlan) -> None:
     for teacher in plan.teachers:
         parts = " + ".join(f"{table} {value:.1f}" for table, value in teacher.bytes_per_token.items())
         say(f"[dim]{escape(teacher.name)}, bytes per token: {parts}[/]")
+    for vectors in plan.sentences:
+        say(f"[dim]{escape(vectors.name)}: vectors of {vectors.sentences:,} sentences, {size(vectors.num_bytes)}[/]")
     console.print()
     students = plain_table(words=("student", "role"), numbers=("encoder", "steps", "tokens", "time"))
     for student in plan.students:
