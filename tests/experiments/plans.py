@@ -33,6 +33,7 @@ class Plan:
     max_texts: int | None
     max_pairs: int
     threads: int
+    tokens_per_batch: int
 
     def root(self, seed: int, name: str) -> Path:
         """The run of one row of one seed; `shared`: what all rows of the seed read."""
@@ -97,7 +98,7 @@ def _base(plan: Plan, seed: int, root: Path) -> Tree:
         "student": {"layers": 4, "hidden_size": 384, "heads": 12, "vocabulary": {"keep": "trim"}},
         "training": {
             "steps": plan.steps,
-            "tokens_per_batch": 1024,
+            "tokens_per_batch": plan.tokens_per_batch,
             "learning_rate": 4e-4,
             "log_every": max(1, plan.steps // 50),
             "threads": plan.threads,

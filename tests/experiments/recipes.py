@@ -51,6 +51,7 @@ def main() -> None:
         max_texts=arguments.max_texts,
         max_pairs=arguments.max_pairs,
         threads=arguments.threads,
+        tokens_per_batch=arguments.tokens_per_batch,
     )
     plan.out.mkdir(parents=True, exist_ok=True)
     _log_to(plan.out / "progress.log")
@@ -187,6 +188,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--tokens-per-batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-texts", type=int, help="training texts per language; default all")
     parser.add_argument("--max-pairs", type=int, default=400, help="pairs for retrieval")
