@@ -18,7 +18,7 @@ from vocab_tools.corpus import count_ids, read_texts, split_for_measure
 from vocab_tools.errors import VocabularyError
 from vocab_tools.mapping import open_vocabulary
 from vocab_tools.mass import has_model
-from vocab_tools.read import TeacherTokenizer, read_tokenizer
+from vocab_tools.read import TeacherTokenizer, name_of, read_tokenizer
 from vocab_tools.report import WIDTHS, embedding_parameters, read_report
 from vocab_tools.report_text import describe_report
 
@@ -38,16 +38,17 @@ def run_union(
     widths: Sequence[int] | None = None,
 ) -> str:
     """Build a union and say what came out."""
-    teachers = _open_all(tokenizers)
+    names = _names(tokenizers)
     counted, measured = _split(corpus)
     asked = _pairs(routes, "--route LANG=NAME")
-    if unknown := sorted(set(asked) - set(counted)) + sorted(set(asked.values()) - set(teachers)):
+    if unknown := sorted(set(asked) - set(counted)) + sorted(set(asked.values()) - set(names)):
         raise VocabularyError(f"--route names '{unknown[0]}', which is no language of --corpus and no tokenizer here")
+    teachers = {name: read_tokenizer(where) for name, where in names.items()} if corpus else {}
     owner = {language: asked.get(language) or _least_cut(texts, teachers) for language, texts in counted.items()}
     sources = []
-    for (name, teacher), where in zip(teachers.items(), tokenizers, strict=True):
+    for name, where in names.items():
         own = tuple(sorted(language for language in counted if owner[language] == name))
-        counts = _count(teacher, (counted[language] for language in own)) if corpus else None
+        counts = _count(teachers[name], (counted[language] for language in own)) if corpus else None
         sources.append(VocabularySource(name, where, counts, min_count=min_count, tokenizer_names=own))
     build_vocabulary(sources, out, merge=merge, max_size=max_size, texts=measured, widths=widths or WIDTHS)
     return run_show(out)
@@ -71,13 +72,13 @@ def run_trim(
         raise VocabularyError(
             f"--teacher-mass needs a masked language model, and {tokenizer} holds none (config.json and .safetensors)"
         )
-    ((name, teacher),) = _open_all([tokenizer]).items()
+    teacher = read_tokenizer(tokenizer)
     can_ask = has_model(tokenizer) and "mask" in teacher.roles and find_spec("torch") is not None
     asks = can_ask if teacher_mass is None else teacher_mass
     counted, measured = _split(corpus)
     counts = _count(teacher, counted.values())
     source = VocabularySource(
-        name,
+        teacher.name,
         tokenizer,
         counts,
         min_count=max(min_count, ceil(min_frequency * int(counts.sum()))),
@@ -120,14 +121,15 @@ def run_check(folder: Path, text: Path, *, teachers: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _open_all(tokenizers: Sequence[str]) -> dict[str, TeacherTokenizer]:
-    teachers: dict[str, TeacherTokenizer] = {}
+def _names(tokenizers: Sequence[str]) -> dict[str, str]:
+    """Name of each tokenizer -> where it is."""
+    names: dict[str, str] = {}
     for where in tokenizers:
-        teacher = read_tokenizer(where)
-        if teacher.name in teachers:
-            raise VocabularyError(f"two tokenizers are called '{teacher.name}'; rename one of the folders")
-        teachers[teacher.name] = teacher
-    return teachers
+        name = name_of(where)
+        if name in names:
+            raise VocabularyError(f"two tokenizers are called '{name}'; rename one of the folders")
+        names[name] = where
+    return names
 
 
 def _split(corpus: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

@@ -83,7 +83,7 @@ def read_tokenizer(where: Path | str, *, name: str | None = None) -> TeacherToke
     bare `sentencepiece.bpe.model` has the ids of XLM-R. Raises VocabularyError with one sentence.
     """
     path = Path(where)
-    name = name or (path.absolute().parent if path.is_file() else path.absolute()).name
+    name = name or name_of(where)
     if not path.exists() and not _HUB_NAME.fullmatch(str(where)):
         raise VocabularyError(f"{where} does not exist; expected a tokenizer's folder or file, or a name of the hub")
     if not path.exists():
@@ -101,6 +101,12 @@ def read_tokenizer(where: Path | str, *, name: str | None = None) -> TeacherToke
     settings = {key: config[key] for key in _KEPT_SETTINGS if key in config}
     rows = _read_json(folder / "config.json").get("vocab_size") if path.is_dir() else None
     return describe(spec, name=name, declared=declared, settings=settings, rows=rows if isinstance(rows, int) else 0)
+
+
+def name_of(where: Path | str) -> str:
+    """What a tokenizer is called: the name of its folder, or the last part of a name of the hub."""
+    path = Path(where)
+    return (path.absolute().parent if path.is_file() else path.absolute()).name
 
 
 def describe(
