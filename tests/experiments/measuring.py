@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.records import MetricRow
+from orchestrator.records import MetricRow, SignalRequest
 from orchestrator.run import Run
 from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
+from orchestrator.signals.store import Store
+from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores, teacher_sizes
 
 Metrics = list[dict[str, object]]
@@ -98,23 +100,30 @@ def speed(metrics: Metrics) -> float:
 def signal_bytes(run: Run) -> float:
     """Bytes per token of text of what a run's own objectives read, the rows themselves left out.
 
-    What the same run would store if it were alone: the store of the experiment holds what all of them read.
+    What the same run would store if it were alone: the store of the experiment holds what all of them read. Of parallel
+    sentences the tokens of the pivot count.
     """
     section = run.config
-    stores = open_stores(run)
+    texts = {name: (run.teacher_request(name), store) for name, store in open_stores(run).items()}
+    pivots = {pivot.name: pivot.teacher for pivot in run.pivots}
+    sentences = {name: Store.open(folder) for name, folder in sentence_stores(run).items()}
+    found = [(name, request, store) for name, (request, store) in texts.items() if request != SignalRequest()]
+    found += [(pivots[name], store.request, store) for name, store in sentences.items()]
     total = num_bytes = 0.0
-    for name, store in stores.items():
+    for name, request, store in found:
         heard = run.teacher_languages(name)
-        tokens = sum(counted.tokens for language, counted in store.counts().items() if language in heard)
+        counts = [counted for language, counted in store.counts().items() if language in heard]
+        tokens, rows = sum(count.tokens for count in counts), sum(count.rows for count in counts)
         tables = bytes_per_token(
-            run.teacher_request(name),
-            section.signals.hidden_codec,
+            request,
+            store.codec,
             teacher_sizes(run, name),
             section.corpus.masking.probability,
+            tokens_per_row=tokens / rows,
         )
         total += tokens
         num_bytes += tokens * sum(value for table, value in tables.items() if table not in ROW_TABLES)
-    return num_bytes / total
+    return num_bytes / total if total else 0.0
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def test_the_table_has_means_spreads_and_the_best_in_bold() -> None:
 def test_every_row_is_a_valid_configuration_of_one_student(tmp_path: Path, name: str) -> None:
     import yaml
 
-    plan = Plan(out=tmp_path, steps=20, max_texts=None, max_pairs=9, threads=1)
+    plan = Plan(out=tmp_path, steps=20, max_texts=None, max_pairs=9, threads=1, tokens_per_batch=512)
     path = tmp_path / "orch.yaml"
     path.write_text(yaml.safe_dump(configuration(plan, name, seed=3)), encoding="utf-8")
     run = expand(load_config(path))
