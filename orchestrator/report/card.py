@@ -152,7 +152,7 @@ def _of_phase(phase: PhaseSpec) -> str:
     """Its steps, what is frozen, which layers are matched, and the peak of its own learning rate."""
     words = [f"steps {phase.first_step:,} to {phase.last_step:,}"]
     if phase.layers is not None:
-        words.append(f"matching layers {_listed(list(map(str, phase.layers)))}")
+        words.append(f"matching layer{'s' * (len(phase.layers) > 1)} {_listed(list(map(str, phase.layers)))}")
     if phase.freeze:
         words.append(f"{_listed(list(phase.freeze))} frozen")
     if phase.learning_rate is not None:

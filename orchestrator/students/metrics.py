@@ -62,7 +62,7 @@ class StudentMetrics:
     def log(self, step: int, *, phase: str, rate: float) -> None:
         """Write the means since the last call; `rate` is the learning rate. UnitError as from `check`."""
         self.check(step)
-        value = float(torch.stack(self._loss).sum()) / len(self._norms)
+        value = float(torch.stack(self._loss).sum()) / len(self._norms) if self._loss else 0.0
         terms = {name: float(torch.stack(sums).sum()) / max(1, self._counts[name]) for name, sums in self._raw.items()}
         seconds = time.monotonic() - self._started
         speed = (self._tokens - self._tokens_before) / seconds
