@@ -23,10 +23,10 @@ from tests.e2e.test_stops import kill, under_way
 
 pytestmark = pytest.mark.timeout(900)  # seconds when nobody else computes
 
-#: Several epochs of a group of two students of shared parts, whose rows are more than two windows.
+#: Several epochs of a group of three students of shared parts.
 CHANGES: dict[str, object] = {
-    "corpus": {**CONFIG["corpus"], "masking": {"copies": 60}},  # type: ignore[dict-item]
-    "training": {"steps": 60, "tokens_per_batch": 4096, "log_every": 5, "checkpoint_seconds": 0.1},
+    "corpus": {**CONFIG["corpus"], "masking": {"copies": 6}},  # type: ignore[dict-item]
+    "training": {"steps": 60, "tokens_per_batch": 2048, "log_every": 5, "checkpoint_seconds": 0.1},
     "evaluation": {"max_texts": 4},
 }
 TEXT = {"texts", "tokens", "masked"}
