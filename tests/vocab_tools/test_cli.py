@@ -122,7 +122,14 @@ def test_a_stop_leaves_what_was_there_and_nothing_else(work: Path, stop: signal.
     (work / "long.txt").write_text("\n".join(f"{text} {n}" for n in range(4000) for text in ENGLISH), encoding="utf-8")
     command = [sys.executable, "-m", "vocab_tools", "trim", "word", "--corpus", "en=long.txt", "--out", "both"]
     root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root},
+        text=True,
+        # what runs in the background starts with Ctrl-C ignored, and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(2.0)
     process.send_signal(stop)
     _, said = process.communicate(timeout=60)

@@ -40,7 +40,7 @@ def test_everything_promised_is_there(folder: Path) -> None:
         "word",
     ]
     assert {path.name for path in folder.iterdir()} == {
-        "vocab.json", "maps", "tokenizers", "mapping.json", "report.json", "report.html"
+        "vocab.json", "maps", "tokenizers", "mapping.json", "report.json", "report.html", "merged.tsv"
     }  # fmt: skip
     assert [path for path in folder.parent.iterdir() if ".tmp-" in path.name] == []
     tokens = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
