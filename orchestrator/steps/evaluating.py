@@ -48,7 +48,7 @@ def check_parallel_texts(run: Run) -> None:
     """Refuse parallel text that is not there, before a teacher runs for hours; DataError names the file or column."""
     from orchestrator.corpus.parallel import read_parallel
 
-    for source in run.config.evaluation.parallel:
+    for source in (*run.config.evaluation.parallel, *(pivot.text for pivot in run.pivots)):
         read_parallel(source)
 
 

@@ -44,14 +44,14 @@ def missing_groups(run: Run, stores: Mapping[str, Store]) -> list[GroupJob]:
         StoreError: signals or vocabularies are missing.
         ConfigError: a folder holds a student that was made from other inputs; the text names what differs.
     """
-    vocabularies = vocabulary_folders(run, stores)
+    vocabularies, sentences = vocabulary_folders(run, stores), sentence_stores(run)
     jobs = []
     for group in run.expanded.groups:
-        fingerprint = _fingerprint(run, group, stores, vocabularies)
+        fingerprint = _fingerprint(run, group, stores, vocabularies, sentences)
         for student in group.students:
             _claim(run, student, fingerprint)
         if not all(is_exported(run, student, fingerprint.digest) for student in group.students):
-            jobs.append(_job(run, group, stores, vocabularies, fingerprint.digest))
+            jobs.append(_job(run, group, stores, vocabularies, sentences, fingerprint.digest))
     return jobs
 
 
@@ -110,9 +110,14 @@ def default_threads(run: Run) -> int:
 
 
 def _job(
-    run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabularies: dict[str, Path], digest: str
+    run: Run,
+    group: GroupSpec,
+    stores: Mapping[str, Store],
+    vocabularies: Mapping[str, Path],
+    sentences: Mapping[str, Path],
+    digest: str,
 ) -> GroupJob:
-    sampling, sentences = run.config.corpus.sampling, sentence_stores(run)
+    sampling = run.config.corpus.sampling
     teachers = sorted({name for student in group.students for name in student.teachers.values()})
     return GroupJob(
         group=group,
@@ -149,11 +154,16 @@ def _job(
     )
 
 
-def _fingerprint(run: Run, group: GroupSpec, stores: Mapping[str, Store], vocabularies: dict[str, Path]) -> Fingerprint:
+def _fingerprint(
+    run: Run,
+    group: GroupSpec,
+    stores: Mapping[str, Store],
+    vocabularies: Mapping[str, Path],
+    sentences: Mapping[str, Path],
+) -> Fingerprint:
     """Everything that decides the students of a group."""
     training = run.config.training.model_dump(mode="json", exclude=set(_FREE))
     names = sorted({name for student in group.students for name in student.teachers.values()})
-    sentences = sentence_stores(run)
     return Fingerprint(
         {
             "seed": run.config.run.seed,

@@ -126,9 +126,9 @@ class BatchReader:
         for table in self._names.all():
             if rows_of(table) == "drawn":
                 continue
-            # a distribution of every token is read where this student compares it
-            of_tokens = rows_of(table) == "token"
-            places = masked if not of_tokens else tokens if self._names.reads_all(table, self.request) else token
+            # a distribution that is stored of every token is read where this student compares it
+            is_everywhere = self.request.at_all_tokens or table in self._names.states.values()
+            places = masked if rows_of(table) == "masked" else tokens if is_everywhere else token
             found[table] = {name: column[places] for name, column in tables[table].items()}
             if table == self._names.draws:
                 distinct = tables[table]["distinct"]
@@ -196,10 +196,6 @@ class _Names:
         """Every table that is read."""
         named = [self.topk, *self.partitions.values(), self.draws, self.drawn, self.head_states, *self.states.values()]
         return [name for name in named if name]
-
-    def reads_all(self, table: str, request: SignalRequest) -> bool:
-        """Whether a table with a row per token is read at every token, and not at the masked ones alone."""
-        return request.at_all_tokens or table in self.states.values()
 
 
 def _ranges(starts: Int64, lengths: Int64) -> Int64:

@@ -115,6 +115,7 @@ class SentenceStream:
         """`student`: its origin, which decides the order together with the seed; `places`: where to go on, or {}."""
         self.reader, self._student, self._seed, self._size = reader, student, seed, tokens_per_batch
         start = dict.fromkeys((self._place_of(language) for language in reader.languages), (0, 0, 0))
+        self._epochs: dict[str, tuple[int, list[Int64]]] = {}  # language -> the epoch that is read, and its batches
         self.places: SentencePlaces = {name: places.get(name, place) for name, place in start.items()}
 
     def step(self, step: int) -> list[Batch]:
@@ -135,6 +136,11 @@ class SentenceStream:
         return f"{self.reader.key}~{language}"
 
     def _batches(self, language: str, epoch: int) -> list[Int64]:
+        if language not in self._epochs or self._epochs[language][0] != epoch:
+            self._epochs[language] = (epoch, self._cut(language, epoch))
+        return self._epochs[language][1]
+
+    def _cut(self, language: str, epoch: int) -> list[Int64]:
         numbers, lengths = self.reader.lengths(language)
         chosen = window_batches(
             lengths,
