@@ -14,8 +14,11 @@ from orchestrator.display import console, duration, plain_table, say, size
 if TYPE_CHECKING:
     from orchestrator.config.recipes import Recipe
     from orchestrator.planning import RunPlan, Time
+    from orchestrator.report.comparison import Comparison
     from orchestrator.run import Run
     from orchestrator.steps.inspecting import InspectedRow, MaskedToken
+    from orchestrator.sweep.planning import SweepPlan
+    from orchestrator.sweep.work import Failure
 
 
 def print_plan(plan: RunPlan) -> None:
@@ -183,3 +186,68 @@ def print_headline(run: Run) -> None:
         language = row.language
     console.print(table)
     say("[dim]Held-out text. Agreement and KL (nats) are with the teacher; bold is the best of the small models.[/]")
+
+
+def print_sweep_plan(plan: SweepPlan) -> None:
+    """What `orch sweep --plan` found."""
+    say(f"[bold]Sweep[/] in {escape(str(plan.root))}, compared with {escape(plan.reference)}")
+    cells = plain_table(words=("cell", "sets"), numbers=("encoder", "steps", "trained", "time"))
+    for cell in plan.cells:
+        cells.add_row(
+            escape(cell.name),
+            escape(cell.sets),
+            f"{sum(student.encoder_parameters for student in cell.students) / 1e6:.1f} M",
+            f"{max(student.steps for student in cell.students):,}",
+            f"{cell.done} of {cell.runs}",
+            f"{'' if cell.is_measured else '~'}{duration(cell.seconds)}",
+        )
+    console.print(cells)
+    console.print()
+    numbers = ("cells", "tokens", "shards", "missing", "bytes/token", "on disk", "time")
+    shared = plain_table(words=("shared", "teacher"), numbers=numbers)
+    for share in plan.shares:
+        for teacher in share.teachers:
+            shared.add_row(
+                f"seed {share.seed}",
+                escape(teacher.name),
+                str(len(share.cells)),
+                f"{teacher.tokens:,}",
+                str(teacher.shards),
+                str(teacher.missing),
+                f"{sum(teacher.bytes_per_token.values()):.0f}",
+                size(teacher.num_bytes),
+                _time(teacher.time),
+            )
+    console.print(shared)
+    say("[dim]Each teacher reads a text once, whatever its cells ask; ~ is rough, from a matrix product here.[/]")
+    say(
+        f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
+        f"students, {plan.parallel} cells at a time; evaluation comes on top."
+    )
+    say(f"Disk: {size(plan.missing_bytes)} of signals to come, {size(plan.free_bytes)} free.")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The table of a sweep: means, and below them how far each cell is from the reference."""
+    from orchestrator.report.comparison import difference_words, legend, mean_words
+
+    table = plain_table(words=("cell",), numbers=[measure.title for measure in comparison.measures])
+    for cell in comparison.cells:
+        found = [(measure, cell.figures.get(measure.name)) for measure in comparison.measures]
+        gaps = [(measure, figure.difference if figure is not None else None) for measure, figure in found]
+        table.add_row(
+            escape(cell.name), *("–" if figure is None else mean_words(measure, figure) for measure, figure in found)
+        )
+        if any(gap is not None for _, gap in gaps):
+            words = ["" if gap is None else escape(difference_words(measure, gap)) for measure, gap in gaps]
+            table.add_row("", *(f"[dim]{text}[/]" for text in words))
+    console.print(table)
+    say(f"[dim]{escape(legend(comparison))}[/]")
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """The cells of a sweep that are not in its table."""
+    for failure in failures:
+        say(f"[red]✗[/] {escape(failure.cell.name)}: {escape(failure.reason)}")
+    if failures:
+        say("The other cells are done; mend that and run the same command again.")
