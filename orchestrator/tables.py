@@ -222,7 +222,7 @@ def print_sweep_plan(plan: SweepPlan) -> None:
     say("[dim]Each teacher reads a text once, whatever its cells ask; ~ is rough, from a matrix product here.[/]")
     say(
         f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
-        f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation comes on top."
+        f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation is extra."
     )
     say(f"Disk: {size(plan.missing_bytes)} of signals to come, {size(plan.free_bytes)} free.")
 

@@ -147,13 +147,14 @@ def _train(
             failures.append(Failure(one, str(error)))
     if not waiting:
         return
-    room = share_out(waiting, cluster.get(), parallel)
-    _log.info("training: %d cells, %d at a time with %d CPUs each", len(waiting), room.parallel, room.cpus)
+    room = share_out(sweep.runs, cluster.get(), parallel)  # whatever is done, so that threads stay the same
+    workers = min(room.parallel, len(waiting))
+    _log.info("training: %d cells, %d at a time with %d CPUs each", len(waiting), workers, room.cpus)
     with watch(lambda: training_progress(sweep)):
         for outcome in cluster.get().run_units(
             make_cell_worker,
             [with_threads(one, room.cpus) for one in waiting],
-            workers=room.parallel,
+            workers=workers,
             cpus=room.cpus,
             gpus=room.gpus,
             deadline_seconds=_NO_DEADLINE,
@@ -169,11 +170,11 @@ def _train(
                 _log.info("%s is trained after %.0f s", outcome.unit.name, outcome.seconds)
 
 
-def share_out(waiting: Sequence[CellRun], cluster: Cluster, parallel: int | None) -> Room:
+def share_out(runs: Sequence[CellRun], cluster: Cluster, parallel: int | None) -> Room:
     """As many cells at once as there are cores, or as `parallel` and the configuration's own wishes allow."""
-    section, threads = waiting[0].run.config.cluster, max(one.run.config.training.threads or 1 for one in waiting)
+    section, threads = runs[0].run.config.cluster, max(one.run.config.training.threads or 1 for one in runs)
     wished = max(float(threads), section.cpus_per_student or 1.0)
-    most = min(parallel or len(waiting), len(waiting), max(1, floor(cluster.cpus / wished)))
+    most = min(parallel or len(runs), len(runs), max(1, floor(cluster.cpus / wished)))
     most = 1 if isinstance(cluster, InProcess) else most
     cpus = max(1, floor(wished), floor(cluster.cpus / most))
     gpus = section.gpus_per_student if section.gpus_per_student is not None else min(1.0, cluster.gpus / most)
