@@ -42,11 +42,11 @@ class Measure:
 
     def value(self, value: float) -> str:
         """A value in the unit of its column."""
-        return f"{100 * value:.1f}" if self.is_share else f"{value:.3f}"
+        return f"{100 * value:z.1f}" if self.is_share else f"{value:z.3f}"
 
     def signed(self, value: float) -> str:
         """A difference in the unit of its column."""
-        return (f"{100 * value:+.1f}" if self.is_share else f"{value:+.3f}").replace("-", "−")
+        return (f"{100 * value:+z.1f}" if self.is_share else f"{value:+z.3f}").replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ def compare(sweep: Sweep, found: Sequence[MeasuredValue], failures: Mapping[str,
         )
     there = {value.measure for value in found}
     measures = [measure for measure in MEASURES if measure.name in there]
-    return Comparison(sweep.root.name, sweep.reference, sweep.section.seeds, measures, rows)
+    seeds = [seed for seed in sweep.section.seeds if any(value.seed == seed for value in found)]
+    return Comparison(sweep.root.name, sweep.reference, seeds, measures, rows)
 
 
 def measured(one: CellRun) -> Iterator[MeasuredValue]:
