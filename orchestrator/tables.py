@@ -203,18 +203,14 @@ def print_sweep_plan(plan: SweepPlan) -> None:
         )
     console.print(cells)
     console.print()
-    numbers = ("cells", "tokens", "shards", "missing", "bytes/token", "on disk", "time")
-    shared = plain_table(words=("shared", "teacher"), numbers=numbers)
+    shared = plain_table(words=("shared",), numbers=("tokens", "shards", "missing", "on disk", "time"))
     for share in plan.shares:
         for teacher in share.teachers:
             shared.add_row(
-                f"seed {share.seed}",
-                escape(teacher.name),
-                str(len(share.cells)),
+                escape(f"{teacher.name}, seed {share.seed}, {len(share.cells)} cells"),
                 f"{teacher.tokens:,}",
                 str(teacher.shards),
                 str(teacher.missing),
-                f"{sum(teacher.bytes_per_token.values()):.0f}",
                 size(teacher.num_bytes),
                 _time(teacher.time),
             )
@@ -228,20 +224,21 @@ def print_sweep_plan(plan: SweepPlan) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """The table of a sweep: means, and below them how far each cell is from the reference."""
+    """The table of a sweep, measure by measure: means, and how far each cell is from the reference."""
     from orchestrator.report.comparison import difference_words, legend, mean_words
 
-    table = plain_table(words=("cell",), numbers=[measure.title for measure in comparison.measures])
-    for cell in comparison.cells:
-        found = [(measure, cell.figures.get(measure.name)) for measure in comparison.measures]
-        gaps = [(measure, figure.difference if figure is not None else None) for measure, figure in found]
-        table.add_row(
-            escape(cell.name), *("–" if figure is None else mean_words(measure, figure) for measure, figure in found)
-        )
-        if any(gap is not None for _, gap in gaps):
-            words = ["" if gap is None else escape(difference_words(measure, gap)) for measure, gap in gaps]
-            table.add_row("", *(f"[dim]{text}[/]" for text in words))
-    console.print(table)
+    for measure in comparison.measures:
+        unit = ", %" if measure.is_share else ""
+        table = plain_table(words=(f"{measure.title}{unit}",), numbers=("mean", "difference [95 %]"))
+        for cell in comparison.cells:
+            figure = cell.figures.get(measure.name)
+            if figure is not None:
+                gap = "" if figure.difference is None else escape(difference_words(measure, figure.difference))
+                best = comparison.best(measure) == cell.name
+                mean = mean_words(measure, figure)
+                table.add_row(escape(cell.name), f"[bold]{mean}[/]" if best else mean, gap)
+        console.print(table)
+        console.print()
     say(f"[dim]{escape(legend(comparison))}[/]")
 
 
