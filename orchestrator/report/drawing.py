@@ -185,7 +185,7 @@ def interval_plot(rows: Sequence[str], intervals: Sequence[Interval], *, percent
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
         if percent:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}".replace("-", "−"))
         axes.grid(visible=False, axis="y")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
