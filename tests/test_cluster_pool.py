@@ -1,4 +1,4 @@
-"""Pools of workers: the twin in this process, then a real Ray whose actors are killed and hang, asked by workers too."""
+"""Pools of workers: the twin in this process, then a real Ray whose actors are killed and hang."""
 
 from __future__ import annotations
 

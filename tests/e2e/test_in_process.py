@@ -67,10 +67,10 @@ def test_the_stores_hold_what_the_teacher_says(root: Path, made_project: Path) -
     assert [re.sub(HASH, "#", path.name) for path in folders] == ["english-#", "multilingual-#"]
     store = Store.open(folders[1])
     assert store.finished
-    assert set(store.schema) == {"texts", "tokens", "masked", "hidden_02"}
+    assert set(store.schema) == {"texts", "tokens", "masked", "topk_008", "hidden_02"}
     model = AutoModelForMaskedLM.from_pretrained(made_project / "teachers" / "multilingual").eval()
     tables = store.shard(0)
-    texts, masked = tables["texts"], tables["masked"]
+    texts, masked, topk = tables["texts"], tables["masked"], tables["topk_008"]
     for row in range(3):
         begin, length = int(texts["first_token"][row]), int(texts["num_tokens"][row])
         ids = tables["tokens"]["input_id"][begin : begin + length]
@@ -80,8 +80,8 @@ def test_the_stores_hold_what_the_teacher_says(root: Path, made_project: Path) -
             output = model(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
         expected = torch.log_softmax(output.logits[0, positions], dim=-1)
         top = expected.topk(8)
-        np.testing.assert_allclose(masked["topk_logprobs"][first : first + count], top.values, atol=0.01)
-        stored = torch.from_numpy(masked["topk_ids"][first : first + count].astype(np.int64))
+        np.testing.assert_allclose(topk["topk_logprobs"][first : first + count], top.values, atol=0.01)
+        stored = torch.from_numpy(topk["topk_ids"][first : first + count].astype(np.int64))
         torch.testing.assert_close(expected.gather(1, stored), top.values, atol=0.01, rtol=0)
     counts = store.counts()
     share = sum(found.masked for found in counts.values()) / sum(found.tokens for found in counts.values())

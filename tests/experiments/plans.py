@@ -105,7 +105,7 @@ def _base(plan: Plan, seed: int, root: Path) -> Tree:
             "baseline": False,
         },
         "evaluation": {
-            "max_texts": plan.max_texts or 400,
+            "max_texts": plan.max_texts or 100,
             "parallel": [
                 {
                     "name": "ntrex",

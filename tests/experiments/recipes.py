@@ -191,7 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens-per-batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-texts", type=int, help="training texts per language; default all")
-    parser.add_argument("--max-pairs", type=int, default=400, help="pairs for retrieval")
+    parser.add_argument("--max-pairs", type=int, default=200, help="pairs for retrieval")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where rows and table go")
     return parser.parse_args()
 
