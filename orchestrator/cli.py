@@ -266,6 +266,37 @@ def inspect(
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 
+@command(app, "sweep", example="orch sweep sweep.yaml --plan", panel=WORK)
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="Base, grid, seeds; see docs/sweeps.md.")] = Path("sweep.yaml"),
+    plan: Annotated[bool, typer.Option("--plan", help="Show cells, what they share, time; train nothing.")] = False,
+    parallel: Annotated[int | None, typer.Option(help="Cells at once; default: one per core.", min=1)] = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a grid of configurations with several seeds, and compare them in one table.
+
+    Cells share text, signals and vocabularies; a cell that fails stops no other. Run again after a stop: it goes on.
+    """
+    log_to_terminal(verbose=verbose)
+    from orchestrator.display import stage, watching
+    from orchestrator.sweep.opening import open_sweep
+    from orchestrator.sweep.planning import make_sweep_plan
+    from orchestrator.sweep.work import driving_sweep, run_sweep
+    from orchestrator.tables import print_comparison, print_failures, print_sweep_plan
+
+    opened = open_sweep(spec, address=address)
+    if plan:
+        print_sweep_plan(make_sweep_plan(opened, parallel=parallel))
+        return
+    with driving_sweep(opened) as cluster:
+        result = run_sweep(opened, cluster, parallel=parallel, stage=stage, watch=watching)
+    print_comparison(result.comparison)
+    print_failures(result.failures)
+    typer.echo(f"Comparison: {result.page.resolve().as_uri()}")
+    raise typer.Exit(1 if result.failures else 0)
+
+
 @command(app, "recipes", example="orch recipes tinybert", panel=START)
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show the file of this one, or of a path.")] = None,

@@ -21,12 +21,13 @@ from orchestrator.config.writing import as_yaml
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
 from orchestrator.run import Run
+from orchestrator.steps import vocabularies
 from orchestrator.steps.evaluating import check_parallel_texts, evaluate
 from orchestrator.steps.reporting import write_report
 from orchestrator.steps.sentences import precompute_sentences
 from orchestrator.steps.signals import corpus_path, is_read, precompute, prepare_corpus
 from orchestrator.steps.training import train
-from orchestrator.steps.vocabularies import build_vocabularies
+from orchestrator.steps.vocabularies import BuiltVocabulary
 from orchestrator.storage import write_bytes
 
 _log = logging.getLogger(__name__)
@@ -56,17 +57,29 @@ def run_all(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> Path:
 
 def compute_signals(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> None:
     """Read the corpus, then let the teachers say what is missing."""
-    _read(run, stage)
-    with stage("precompute", run):
-        precompute(run, cluster.get)
-        precompute_sentences(run, cluster.get)
+    with _alone_with_stores(run):
+        _read(run, stage)
+        with stage("precompute", run):
+            precompute(run, cluster.get)
+            precompute_sentences(run, cluster.get)
+
+
+def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
+    """Build the vocabularies that are missing."""
+    with _alone_with_stores(run):
+        return vocabularies.build_vocabularies(run)
 
 
 def read_text(run: Run, *, stage: Stage = _unseen) -> None:
     """Read the corpus if nobody did, so that `orch plan` knows what there is; only then the run is locked."""
     if not is_read(corpus_path(run)):
-        with lock_run(run.root):
+        with lock_run(run.stores):
             _read(run, stage)
+
+
+def _alone_with_stores(run: Run) -> AbstractContextManager[None]:
+    """Hold the lock of stores that other runs may share; a run's own are behind its own lock."""
+    return nullcontext() if run.stores == run.root else lock_run(run.stores)
 
 
 def _read(run: Run, stage: Stage) -> None:

@@ -137,9 +137,9 @@ def make_plan(run: Run) -> RunPlan:
     """
     corpus = known_corpus(run)
     stores = plan_stores(run, corpus)
-    flops = _gemm_flops()
+    flops = gemm_flops()
     tokens = {name: _language_tokens(run, store) for name, store in stores.items()}
-    side_by_side = min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
+    side_by_side = num_side_by_side(run)
     origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
     lines = tuple(line for student in origins for line in _languages(run, student, corpus, tokens))
     return RunPlan(
@@ -149,14 +149,22 @@ def make_plan(run: Run) -> RunPlan:
         languages=lines,
         teachers=tuple(_teacher(run, store, tokens[name], flops, lines) for name, store in stores.items()),
         sentences=tuple(map(partial(_sentences, run), run.pivots)),
-        students=tuple(
-            _student(run, group.name, student, flops / side_by_side)
-            for group in run.expanded.groups
-            for student in group.students
-        ),
+        students=plan_students(run, flops=flops / side_by_side),
         side_by_side=side_by_side,
-        free_bytes=free_bytes(run.root),
+        free_bytes=free_bytes(run.stores),
         gemm_flops=flops,
+    )
+
+
+def num_side_by_side(run: Run) -> int:
+    """How many groups of a run are trained at a time."""
+    return min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
+
+
+def plan_students(run: Run, *, flops: float) -> tuple[StudentPlan, ...]:
+    """The training of each student, `flops` the FLOP/s that each group has."""
+    return tuple(
+        _student(run, group.name, student, flops) for group in run.expanded.groups for student in group.students
     )
 
 
@@ -214,7 +222,7 @@ def _teacher(
         waiting = 0.0 if _is_trained(run) else waiting
         lacking = [rows for tables in lacking if (rows := tuple(name for name in tables if name in ROW_TABLES))]
     per_token = bytes_per_token(store.request, run.config.signals.hidden_codec, store.sizes, masking.probability)
-    measured = costs.tokens_per_second([cost for cost in costs.read(run.root) if cost.teacher == store.teacher])
+    measured = costs.tokens_per_second([cost for cost in costs.read(run.stores) if cost.teacher == store.teacher])
     return TeacherPlan(
         name=store.teacher,
         languages=languages,
@@ -329,7 +337,7 @@ def _vocabulary_size(run: Run, student: StudentSpec) -> int:
     return built if built is not None else sum(info.vocab_size for info in infos if info is not None)
 
 
-def _gemm_flops() -> float:
+def gemm_flops() -> float:
     """FLOP/s of a matrix product on this machine in the number format that `auto` chooses."""
     import torch
 

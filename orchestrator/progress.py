@@ -91,7 +91,7 @@ class PrecomputePoll:
         """The state now."""
         if len(self._units) < len(self._run.teachers):
             self._find()
-        spent = costs.read(self._run.root)
+        spent = costs.read(self._run.stores)
         return [self._teacher(name, [cost for cost in spent if cost.teacher == name]) for name in self._run.teachers]
 
     def _find(self) -> None:

@@ -55,8 +55,13 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """The folder that holds everything of the run."""
+        """The folder that holds everything of the run, but for what lies in `stores`."""
         return Path(self.config.run.root)
+
+    @property
+    def stores(self) -> Path:
+        """The folder of text, signals and vocabularies, which several runs may share; else the run's own."""
+        return Path(self.config.run.stores) if self.config.run.stores is not None else self.root
 
     @property
     def students_folder(self) -> Path:

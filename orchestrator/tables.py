@@ -14,8 +14,11 @@ from orchestrator.display import console, duration, plain_table, say, size
 if TYPE_CHECKING:
     from orchestrator.config.recipes import Recipe
     from orchestrator.planning import RunPlan, Time
+    from orchestrator.report.comparison import Comparison
     from orchestrator.run import Run
     from orchestrator.steps.inspecting import InspectedRow, MaskedToken
+    from orchestrator.sweep.planning import SweepPlan
+    from orchestrator.sweep.work import Failure
 
 
 def print_plan(plan: RunPlan) -> None:
@@ -183,3 +186,65 @@ def print_headline(run: Run) -> None:
         language = row.language
     console.print(table)
     say("[dim]Held-out text. Agreement and KL (nats) are with the teacher; bold is the best of the small models.[/]")
+
+
+def print_sweep_plan(plan: SweepPlan) -> None:
+    """What `orch sweep --plan` found."""
+    say(f"[bold]Sweep[/] in {escape(str(plan.root))}, compared with {escape(plan.reference)}")
+    cells = plain_table(words=("cell", "sets"), numbers=("encoder", "steps", "trained", "time"))
+    for cell in plan.cells:
+        cells.add_row(
+            escape(cell.name),
+            escape(cell.sets),
+            f"{sum(student.encoder_parameters for student in cell.students) / 1e6:.1f} M",
+            f"{max(student.steps for student in cell.students):,}",
+            f"{cell.done} of {cell.runs}",
+            f"{'' if cell.is_measured else '~'}{duration(cell.seconds)}",
+        )
+    console.print(cells)
+    console.print()
+    shared = plain_table(words=("shared",), numbers=("tokens", "shards", "missing", "on disk", "time"))
+    for share in plan.shares:
+        for teacher in share.teachers:
+            shared.add_row(
+                escape(f"{teacher.name}, seed {share.seed}, {len(share.cells)} cells"),
+                f"{teacher.tokens:,}",
+                str(teacher.shards),
+                str(teacher.missing),
+                size(teacher.num_bytes),
+                _time(teacher.time),
+            )
+    console.print(shared)
+    say("[dim]Each teacher reads a text once, whatever its cells ask; ~ is rough, from a matrix product here.[/]")
+    say(
+        f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
+        f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation is extra."
+    )
+    say(f"Disk: {size(plan.missing_bytes)} of signals to come, {size(plan.free_bytes)} free.")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The table of a sweep, measure by measure: means, and how far each cell is from the reference."""
+    from orchestrator.report.comparison import difference_words, legend, mean_words
+
+    for measure in comparison.measures:
+        unit = ", %" if measure.is_share else ""
+        table = plain_table(words=(f"{measure.title}{unit}",), numbers=("mean", "difference [95 %]"))
+        for cell in comparison.cells:
+            figure = cell.figures.get(measure.name)
+            if figure is not None:
+                gap = "" if figure.difference is None else escape(difference_words(measure, figure.difference))
+                best = comparison.best(measure) == cell.name
+                mean = mean_words(measure, figure)
+                table.add_row(escape(cell.name), f"[bold]{mean}[/]" if best else mean, gap)
+        console.print(table)
+        console.print()
+    say(f"[dim]{escape(legend(comparison))}[/]")
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """The cells of a sweep that are not in its table."""
+    for failure in failures:
+        say(f"[red]✗[/] {escape(failure.cell.name)}: {escape(failure.reason)}")
+    if failures:
+        say("The other cells are done; mend that and run the same command again.")

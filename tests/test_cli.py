@@ -29,6 +29,7 @@ COMMANDS = [
     "status",
     "verify",
     "inspect",
+    "sweep",
     "recipes",
     "config show",
 ]

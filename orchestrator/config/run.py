@@ -25,9 +25,13 @@ def known_setup(name: str | None) -> Setup | None:
 
 
 class RunSection(Section):
-    """Everything of a run lies under `root`; `teacher` chooses the one of one-to-one and one-to-many among several."""
+    """Everything of a run lies under `root`, but for what several runs share (text, signals, vocabularies) in `stores`.
+
+    `teacher` chooses the one of one-to-one and one-to-many among several.
+    """
 
     root: str = "runs/orch"
+    stores: str | None = None
     seed: int = 0
     setup: Setup = "one-to-one"
     teacher: Name | None = None

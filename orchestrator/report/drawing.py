@@ -83,6 +83,17 @@ class Dot:
     shape: Shape
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value and the interval around it, in a row of an interval plot."""
+
+    row: int
+    low: float
+    value: float
+    high: float
+    colour: Colour
+
+
 def line_plot(
     lines: Sequence[Line],
     *,
@@ -152,6 +163,29 @@ def dot_plot(rows: Sequence[str], dots: Sequence[Dot], *, x_percent: bool) -> st
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         if x_percent:
             axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.grid(visible=False, axis="y")
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(length=0)
+        return _svg(figure)
+
+
+def interval_plot(rows: Sequence[str], intervals: Sequence[Interval], *, percent: bool) -> str:
+    """One row per name with a value, the interval around it, and a line where nothing differs; an SVG 360 wide."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(360, 64 + 30 * len(rows))
+        axes.axvline(0.0, color=_STAND_INS["muted"], linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+        for one in intervals:
+            colour = _STAND_INS[one.colour]
+            axes.plot([one.low, one.high], [one.row, one.row], color=colour, linewidth=3, zorder=2)
+            axes.plot([one.value], [one.row], linestyle="none", marker="o", markersize=8.5, color=colour, zorder=3)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(axis="y", labelcolor=_STAND_INS["ink"], labelsize=10)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+        if percent:
+            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}".replace("-", "−"))
         axes.grid(visible=False, axis="y")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)

@@ -63,7 +63,7 @@ def render(
     if head:
         files.append(table)
     page = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             title=title,
@@ -96,7 +96,8 @@ def _by_language(rows: Sequence[HeadlineRow]) -> dict[str, list[HeadlineRow]]:
     return grouped
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What renders the pages: every text is escaped, and figures have words."""
     environment = Environment(
         loader=FunctionLoader(lambda name: resources.files("orchestrator.report").joinpath(name).read_text("utf-8")),
         autoescape=True,

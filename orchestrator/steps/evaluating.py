@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
 from orchestrator.errors import ClusterError, StoreError
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
+from orchestrator.records import MetricRow
 from orchestrator.report.reading import read_metrics
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
@@ -35,13 +36,21 @@ def evaluate(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     Raises:
         StoreError: a student is not trained yet.
     """
-    digest = _digest(run)
-    if not is_evaluated(run, digest):
-        _log.info("evaluation of %s", run.expanded.setup)
-        _evaluate(run, cluster_of())
-        write_bytes(_receipt_path(run), json.dumps({"inputs": digest}).encode())
-        rows_path(run).unlink(missing_ok=True)
-    write_cards(run)
+    evaluate_together([run], cluster_of)
+
+
+def evaluate_together(runs: Sequence[Run], cluster_of: Callable[[], Cluster]) -> None:
+    """The same for runs that agree in text, teachers and evaluation: one job, in which each teacher runs once."""
+    digests = {run.root: _digest(run) for run in runs}
+    waiting = [run for run in runs if not is_evaluated(run, digests[run.root])]
+    if waiting:
+        _log.info("evaluation of %s", ", ".join(dict.fromkeys(run.expanded.setup for run in waiting)))
+        _evaluate(waiting, cluster_of())
+        for run in waiting:
+            write_bytes(_receipt_path(run), json.dumps({"inputs": digests[run.root]}).encode())
+        rows_path(waiting[0]).unlink(missing_ok=True)
+    for run in runs:
+        write_cards(run)
 
 
 def check_parallel_texts(run: Run) -> None:
@@ -52,11 +61,14 @@ def check_parallel_texts(run: Run) -> None:
         read_parallel(source)
 
 
-def _evaluate(run: Run, cluster: Cluster) -> None:
+def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
     from orchestrator.evaluation.worker import EvaluationUnit
 
     cpus = max(1.0, min(_MOST_CPUS, cluster.cpus))
-    unit = EvaluationUnit(_job(run, threads=int(cpus)), rows_path(run))
+    prefixes = {run.root: f"{run.root}:" if len(runs) > 1 else "" for run in runs}
+    unit = EvaluationUnit(
+        _joined([(prefixes[run.root], _job(run, threads=int(cpus))) for run in runs]), rows_path(runs[0])
+    )
     for outcome in cluster.run_units(
         make_evaluation_worker,
         [unit],
@@ -64,16 +76,40 @@ def _evaluate(run: Run, cluster: Cluster) -> None:
         cpus=cpus,
         gpus=1.0 if cluster.gpus else 0.0,
         deadline_seconds=float("inf"),
-        max_attempts=run.config.cluster.max_attempts,
+        max_attempts=runs[0].config.cluster.max_attempts,
         label=lambda _: "evaluation",
         fresh_worker=True,
     ):
         if outcome.error is not None or outcome.result is None:
             raise ClusterError(f"The evaluation was given up: {outcome.error}. Run `orch evaluate` again.")
-        measured = {row.model for row in outcome.result}
-        kept = [row for row in read_metrics(run.metrics_path) if row.model not in measured]
-        lines = (json.dumps(asdict(row), ensure_ascii=False) for row in [*kept, *outcome.result])
-        write_bytes(run.metrics_path, "".join(f"{line}\n" for line in lines).encode())
+        for run in runs:
+            _keep(run, outcome.result, prefixes[run.root])
+
+
+def _joined(jobs: Sequence[tuple[str, EvaluationJob]]) -> EvaluationJob:
+    """One job of all models, teachers once; `prefix` sets the students of each job apart."""
+    models: dict[str, EvaluatedModel] = {}
+    systems: dict[str, tuple[str, ...]] = {}
+    for prefix, job in jobs:
+        for model in job.models:
+            named = model if model.role == "teacher" else replace(model, name=prefix + model.name)
+            models.setdefault(named.name, named)
+        systems |= {prefix + name: tuple(prefix + one for one in members) for name, members in job.systems.items()}
+    return replace(jobs[0][1], models=tuple(models.values()), systems=systems)
+
+
+def _keep(run: Run, rows: Sequence[MetricRow], prefix: str) -> None:
+    """Put what was measured of a run and of its teachers in the place of what was known of them."""
+    heard = set(run.teachers)
+    own = [
+        replace(row, model=row.model.removeprefix(prefix))
+        for row in rows
+        if (row.model in heard if row.role == "teacher" else row.model.startswith(prefix))
+    ]
+    measured = {row.model for row in own}
+    kept = [row for row in read_metrics(run.metrics_path) if row.model not in measured]
+    lines = (json.dumps(asdict(row), ensure_ascii=False) for row in [*kept, *own])
+    write_bytes(run.metrics_path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def make_evaluation_worker() -> EvaluationWorker:

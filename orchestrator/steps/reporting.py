@@ -22,7 +22,7 @@ def _facts(run: Run) -> dict[str, str]:
     """Costs in words: what each teacher's pass took, and what it left on disk."""
     facts: dict[str, str] = {}
     units: dict[str, list[costs.UnitCost]] = defaultdict(list)
-    for cost in costs.read(run.root):
+    for cost in costs.read(run.stores):
         units[cost.teacher].append(cost)
     for teacher, found in units.items():
         tokens, seconds = sum(cost.tokens for cost in found), sum(cost.seconds for cost in found)

@@ -81,7 +81,7 @@ def sentence_stores(run: Run) -> dict[str, Path]:
 
 
 def _folder(run: Run, pivot: PivotText) -> Path:
-    return store_folder(run.root / "signals", pivot.name, _fingerprint(run, pivot))
+    return store_folder(run.stores / "signals", pivot.name, _fingerprint(run, pivot))
 
 
 def _create(run: Run, pivot: PivotText) -> Store:

@@ -146,7 +146,7 @@ def _note(run: Run, outcome: Outcome[Unit, Receipt], receipt: Receipt) -> None:
         )
         return
     costs.record(
-        run.root,
+        run.stores,
         costs.UnitCost(
             teacher=unit.teacher,
             language=unit.language,
@@ -179,7 +179,7 @@ def prepare_corpus(run: Run) -> Corpus:
     """The corpus of the run: read from its sources the first time, opened afterwards; for the run's driver alone."""
     folder = corpus_path(run)
     is_new = not is_read(folder)
-    corpus = build_corpus(run.config.corpus, root=run.root, seed=run.config.run.seed)
+    corpus = build_corpus(run.config.corpus, root=run.stores, seed=run.config.run.seed)
     if is_new:
         texts = sum(corpus.info(language, "train").num_texts for language in corpus.languages)
         _log.info("corpus: %d training texts of %d languages in %s", texts, len(corpus.languages), folder)
@@ -188,7 +188,7 @@ def prepare_corpus(run: Run) -> Corpus:
 
 def corpus_path(run: Run) -> Path:
     """The folder of the run's corpus, there or not; DataError when a file of text is missing."""
-    return corpus_folder(run.config.corpus, root=run.root, seed=run.config.run.seed)
+    return corpus_folder(run.config.corpus, root=run.stores, seed=run.config.run.seed)
 
 
 def is_read(folder: Path) -> bool:
@@ -244,7 +244,7 @@ def known_stores(run: Run) -> dict[str, Store]:
         section = run.config.teachers[name]
         plan = BatchPlan(section.tokens_per_batch, section.threads, "float32")
         wanted = _without_format(_fingerprint(run, corpus, name, plan))
-        for path in sorted((run.root / "signals").glob(f"{name}-{'[0-9a-f]' * 16}")):
+        for path in sorted((run.stores / "signals").glob(f"{name}-{'[0-9a-f]' * 16}")):
             with suppress(OrchError):
                 store = Store.open(path)
                 if _without_format(store.fingerprint) == wanted:
@@ -262,12 +262,12 @@ def _is_heard(run: Run, unit: Unit, teacher: str) -> bool:
 
 def _find(run: Run, name: str) -> Store:
     corpus = known_corpus(run)
-    return find_store(run.root / "signals", name, _fingerprint(run, corpus, name, batch_plan(run, name)))
+    return find_store(run.stores / "signals", name, _fingerprint(run, corpus, name, batch_plan(run, name)))
 
 
 def _create(run: Run, plan: StorePlan) -> Store:
     return Store.create(
-        store_folder(run.root / "signals", plan.teacher, plan.fingerprint),
+        store_folder(run.stores / "signals", plan.teacher, plan.fingerprint),
         teacher=plan.teacher,
         fingerprint=plan.fingerprint,
         request=SignalRequest() if run.config.signals.mode == "live" else plan.request,
@@ -291,7 +291,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
         language: tokens_per_character(corpus.sample(language, _SAMPLE_TEXTS), tokenizer=tokenizer)
         for language in section.languages
     }
-    folder = store_folder(run.root / "signals", name, fingerprint)
+    folder = store_folder(run.stores / "signals", name, fingerprint)
     try:
         store = Store.open(folder).widened(request)
     except StoreError:

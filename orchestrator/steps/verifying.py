@@ -19,7 +19,7 @@ _UNFINISHED = re.compile(r"\.tmp-\d+-[0-9a-f]+$|\.partial$")
 def verify_run(run: Run, on_progress: Callable[[str], None] | None = None) -> list[str]:
     """Every problem as one sentence; reads every file of corpus, signals, vocabularies, checkpoints and students."""
     problems: list[str] = []
-    for folder, check in _checks(run.root):
+    for folder, check in _checks(run):
         if on_progress is not None:
             on_progress(str(folder))
         try:
@@ -29,11 +29,12 @@ def verify_run(run: Run, on_progress: Callable[[str], None] | None = None) -> li
     return problems
 
 
-def _checks(root: Path) -> Iterator[tuple[Path, Callable[[Path], list[str]]]]:
+def _checks(run: Run) -> Iterator[tuple[Path, Callable[[Path], list[str]]]]:
     """Every folder of a run that has checksums, with what checks it."""
-    rooms = {"corpus/*": _corpus, "signals/*": _signals, "vocab/*": _vocabulary, "students/*/*": _student}
-    for pattern, check in rooms.items():
-        for folder in sorted(root.glob(pattern)):
+    shared = {"corpus/*": _corpus, "signals/*": _signals, "vocab/*": _vocabulary}
+    rooms = [(run.stores, pattern, check) for pattern, check in shared.items()]
+    for place, pattern, check in [*rooms, (run.root, "students/*/*", _student)]:
+        for folder in sorted(place.glob(pattern)):
             if not _UNFINISHED.search(folder.name):
                 yield folder, check
 

@@ -111,7 +111,7 @@ def vocabulary_folder(run: Run, student: StudentSpec, stores: Mapping[str, Store
             "vocabulary": student.template.vocabulary.model_dump(mode="json"),
         }
     )
-    return run.root / "vocab" / f"{student.origin}-{fingerprint.digest}"
+    return run.stores / "vocab" / f"{student.origin}-{fingerprint.digest}"
 
 
 def _build(run: Run, student: StudentSpec, stores: dict[str, Store], folder: Path) -> None:

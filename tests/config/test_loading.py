@@ -54,6 +54,14 @@ def test_overrides_reach_into_mappings_and_lists(tmp_path: Path) -> None:
     assert soft.k == 5
 
 
+def test_objectives_that_are_set_take_the_place_of_phases_and_the_other_way_round(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    phases = "phases=[{name: one, share: 1, objectives: [{type: masked-lm}]}]"
+    assert [phase.name for phase in load_config(path, overrides=[phases]).phases] == ["one"]
+    both = load_config(path, overrides=[phases, "objectives=[{type: masked-lm}]"])
+    assert (len(both.objectives), both.phases) == (1, ())
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
