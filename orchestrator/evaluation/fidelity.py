@@ -101,9 +101,10 @@ def score(head: MaskedHead, labels: Labels, *, unk: int, teacher: TeacherView | 
 
 @dataclass(frozen=True)
 class _Buckets:
-    """Column of every teacher id among [model ids …, rest], and the model ids that belong to the rest."""
+    """Column of every teacher id among [model ids …, rest], and which model ids are shared and which are the rest."""
 
     column: Tensor  # int64 [T], V is the rest
+    shared: Tensor  # int64, ascending
     rest: Tensor  # int64, ascending
 
     @classmethod
@@ -112,7 +113,7 @@ class _Buckets:
         column = torch.where(shared, id_map, size)
         alone = torch.ones(size, dtype=torch.bool, device=id_map.device)
         alone[id_map[shared]] = False
-        return cls(column, alone.nonzero()[:, 0])
+        return cls(column, (~alone).nonzero()[:, 0], alone.nonzero()[:, 0])
 
 
 def _compare(log_probs: Tensor, choice: Tensor, teacher: TeacherView, rows: slice, buckets: _Buckets) -> MaskedScore:
@@ -122,8 +123,9 @@ def _compare(log_probs: Tensor, choice: Tensor, teacher: TeacherView, rows: slic
     shared, outside = carried[:, :-1], carried[:, -1]
     rest = log_probs[:, buckets.rest].logsumexp(dim=-1)
     within = torch.special.xlogy(shared, shared).sub_(shared * log_probs).sum(dim=-1)
-    # log1p of -exp: the model's mass on shared tokens; far below float32's reach it no longer matters.
-    own_kept, kept = torch.log1p(-rest.exp()).clamp_min(-80.0), shared.sum(dim=-1)
+    # summed over the shared tokens, and not 1 - rest, which is all rounding where the model has little on them
+    own_kept = log_probs[:, buckets.shared].logsumexp(dim=-1).clamp_min(torch.finfo(torch.float32).min)
+    kept = shared.sum(dim=-1)
     between = torch.special.xlogy(outside, outside) - outside * rest
     between_kept = torch.special.xlogy(kept, kept) - kept * own_kept
     return MaskedScore(
