@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__
+from orchestrator import __version__, options
 from orchestrator.commands import command, log_to_terminal, run_app
 from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
 
@@ -192,6 +192,57 @@ def evaluate(
     run = _open(config, overrides, setup, verbose, address)
     with _driving(run) as cluster, stage("evaluate", run):
         pipeline.evaluate(run, cluster.get)
+
+
+@command(
+    app, "transfer", example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3", panel=WORK
+)
+def transfer(
+    source: options.SourceOption,
+    task: options.TaskOption = None,
+    target: options.TargetOption = None,
+    mode: options.ModeOption = None,
+    model: options.ModelOption = None,
+    teacher: options.ListenOption = None,
+    seeds: options.SeedsOption = 1,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fine-tune on a task in one language and test in others: tagging, topics, entities.
+
+    With a student per language, a mode says which one learns (src: the source's, trg: the target's) and what moves:
+
+    full-src, full-trg: all weights; full-src reads the target with the source's student. freeze+K: the head and the top
+    K layers, learnt at the source, put into the target's. adapter-src, -trg, -joint: bottlenecks after each layer, the
+    rest frozen; joint: one set for both students. bitfit-src, -trg, -joint: biases alone. sft: what full-src changed in
+    the source's weights, added to the target's. distil: full-trg, also held to the logits of the tuned teacher.
+
+    Tasks stand under transfer.tasks in the configuration. Run again after a stop: what is measured is not done again.
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import watching
+    from orchestrator.progress import transfer_progress
+    from orchestrator.steps import transferring
+    from orchestrator.tables import print_transfer
+
+    run = _open(config, overrides, setup, verbose)
+    request = transferring.TransferRequest(
+        source=source,
+        tasks=options.listed(task),
+        targets=options.listed(target),
+        modes=options.listed(mode),
+        models=tuple(model or ()),
+        teacher=teacher,
+        num_seeds=seeds,
+    )
+    with pipeline.driving(run):
+        plans = transferring.plan_transfer(run, request)
+        state = transferring.begin(run, plans)
+        with watching(lambda: transfer_progress(state)):
+            transferring.transfer(run, plans, state=state)
+    print_transfer(transferring.transfer_lines(run, plans))
 
 
 @command(app, "report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
