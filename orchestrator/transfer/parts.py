@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, skip_init
 
 from orchestrator.errors import DataError
 from orchestrator.models.encoder import Encoder, freeze
@@ -98,8 +98,8 @@ class Adapters(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.width = width
-        self.down = nn.ModuleList(nn.Linear(width, bottleneck) for _ in range(depth))
-        self.up = nn.ModuleList(nn.Linear(bottleneck, width) for _ in range(depth))
+        self.down = nn.ModuleList(skip_init(nn.Linear, width, bottleneck) for _ in range(depth))
+        self.up = nn.ModuleList(skip_init(nn.Linear, bottleneck, width) for _ in range(depth))
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()
