@@ -186,9 +186,10 @@ def _student(run: Run, name: str, *, shows_phase: bool, is_exported: bool) -> Pr
 
 
 def transfer_progress(state: TransferState) -> list[Progress]:
-    """Cells that are measured, and the steps of all fine-tunings."""
+    """Cells that are measured, and the steps of all fine-tunings where there are some to do."""
+    cells = Progress("transfer", "table", state.cells_done, state.cells_total, "cells")
     steps = Progress("tune", "all", state.steps_done, state.steps_total, "steps", state.tokens_per_second, state.doing)
-    return [Progress("transfer", "table", state.cells_done, state.cells_total, "cells"), steps]
+    return [cells, steps] if state.steps_total else [cells]
 
 
 def last_rows(path: Path) -> list[dict[str, object]]:

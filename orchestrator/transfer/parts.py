@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, skip_init
+from torch.nn.utils import parametrize
 
 from orchestrator.errors import DataError
 from orchestrator.models.encoder import Encoder, freeze
@@ -98,8 +98,8 @@ class Adapters(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.width = width
-        self.down = nn.ModuleList(skip_init(nn.Linear, width, bottleneck) for _ in range(depth))
-        self.up = nn.ModuleList(skip_init(nn.Linear, bottleneck, width) for _ in range(depth))
+        self.down = nn.ModuleList(_linear(width, bottleneck) for _ in range(depth))
+        self.up = nn.ModuleList(_linear(bottleneck, width) for _ in range(depth))
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()
@@ -116,6 +116,11 @@ class Adapters(nn.Module):
             )
         for layer, down, up in zip(encoder.layers, self.down, self.up, strict=True):
             layer.register_forward_hook(_after(down, up))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Without values, so that no random number is drawn for them."""
+    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
 
 
 def _after(down: nn.Module, up: nn.Module) -> Hook:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from orchestrator.models.encoder import Encoder
 from orchestrator.transfer.tokens import Batch
@@ -16,8 +15,7 @@ from orchestrator.transfer.tokens import Batch
 def make_head(width: int, num_classes: int, *, seed: int) -> nn.Linear:
     """D -> C, a function of the sizes and the seed; the global random state is left as it was."""
     generator = torch.Generator().manual_seed(seed)
-    head = skip_init(nn.Linear, width, num_classes)
-    assert isinstance(head, nn.Linear)
+    head = nn.Linear(width, num_classes, device="meta").to_empty(device="cpu")  # which draws no random number
     with torch.no_grad():
         head.weight.normal_(0.0, 0.02, generator=generator)
         head.bias.zero_()
