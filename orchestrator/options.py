@@ -31,3 +31,30 @@ AddressOption = Annotated[
     ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
+
+SourceOption = Annotated[str, typer.Option("--source", help="The language of the labelled text that is learnt from.")]
+TaskOption = Annotated[
+    list[str] | None, typer.Option("--task", help="A name under transfer.tasks; default: every one.")
+]
+TargetOption = Annotated[
+    list[str] | None, typer.Option("--target", help="Language to test in (de, or de,fi); default: all with test text.")
+]
+ModeOption = Annotated[
+    list[str] | None, typer.Option("--mode", help="See above; default: all, with freeze+0 and freeze+1.")
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="SETUP, SETUP/STUDENT, a teacher's name, or a folder; default: the students of the setup."
+    ),
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Who mode distil listens to, a name or a folder; default: the students' own."),
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", help="How many seeds, from run.seed on.", min=1)]
+
+
+def listed(given: list[str] | None) -> tuple[str, ...]:
+    """Repeated options, each of which may be a list with commas; each value once."""
+    return tuple(dict.fromkeys(part.strip() for text in given or () for part in text.split(",") if part.strip()))

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator import costs
 from orchestrator.errors import OrchError
 from orchestrator.run import Run
+from orchestrator.transfer.state import TransferState
 
 #: The detail of work that nothing is there of.
 NOT_STARTED = "not started"
@@ -182,6 +183,13 @@ def _student(run: Run, name: str, *, shows_phase: bool, is_exported: bool) -> Pr
     if not rate or not step or _is_stale(path.stat().st_mtime, (tokens - before) / rate):
         return Progress("train", name, done, total, "steps", None, f"stopped; {detail}")
     return Progress("train", name, done, total, "steps", rate, detail, (total - step) * tokens / step / rate)
+
+
+def transfer_progress(state: TransferState) -> list[Progress]:
+    """Cells that are measured, and the steps of all fine-tunings where there are some to do."""
+    cells = Progress("transfer", "table", state.cells_done, state.cells_total, "cells")
+    steps = Progress("tune", "all", state.steps_done, state.steps_total, "steps", state.tokens_per_second, state.doing)
+    return [cells, steps] if state.steps_total else [cells]
 
 
 def last_rows(path: Path) -> list[dict[str, object]]:

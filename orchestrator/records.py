@@ -151,3 +151,16 @@ class MetricRow:
     split: str = "held_out"
     other_language: str | None = None
     layer: int | None = None
+
+
+@dataclass(frozen=True)
+class TransferRow(MetricRow):
+    """One figure of a model fine-tuned in one language and tested in another: a line of transfer/metrics.jsonl.
+
+    `language` is the one of the test, `other_language` that of the labelled text; `cell` is the fingerprint of all
+    that decides the figure.
+    """
+
+    task: str = ""
+    mode: str = ""
+    cell: str = ""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.steps.inspecting import InspectedRow, MaskedToken
     from orchestrator.sweep.planning import SweepPlan
     from orchestrator.sweep.work import Failure
+    from orchestrator.transfer.summary import Figure, Line
 
 
 def print_plan(plan: RunPlan) -> None:
@@ -248,3 +249,25 @@ def print_failures(failures: Sequence[Failure]) -> None:
         say(f"[red]✗[/] {escape(failure.cell.name)}: {escape(failure.reason)}")
     if failures:
         say("The other cells are done; mend that and run the same command again.")
+
+
+def print_transfer(lines: Sequence[Line]) -> None:
+    """What `orch transfer` measured: a table per task, its best value of each language marked."""
+    for task, metric in dict.fromkeys((line.task, line.metric) for line in lines):
+        own = [line for line in lines if line.task == task]
+        targets = list(dict.fromkeys(target for line in own for target in line.figures))
+        best = {target: max(line.figures[target].mean for line in own if target in line.figures) for target in targets}
+        say(f"[bold]{escape(task)}[/], {metric.replace('_', ' ')} in %, learnt in {own[0].source}")
+        table = plain_table(words=("model", "mode"), numbers=("trained", *targets))
+        for line in own:
+            cells = [_figure(line.figures.get(target), best[target]) for target in targets]
+            table.add_row(escape(line.model), line.mode, f"{line.trained_parameters:,}", *cells)
+        console.print(table)
+        console.print()
+
+
+def _figure(figure: Figure | None, best: float) -> str:
+    if figure is None:
+        return ""
+    text = f"{100 * figure.mean:.1f}" + (f" ± {100 * figure.spread:.1f}" if figure.spread is not None else "")
+    return f"[bold]{text}[/]" if figure.mean == best else text

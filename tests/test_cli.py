@@ -25,6 +25,7 @@ COMMANDS = [
     "build-vocab",
     "train-students",
     "evaluate",
+    "transfer",
     "report",
     "status",
     "verify",

@@ -10,6 +10,7 @@ from orchestrator.config.base import Language, Name, Positive, Section, Share, n
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
 from orchestrator.config.objectives import Objective
+from orchestrator.config.transfer import TransferSection
 from orchestrator.errors import ConfigError
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
@@ -126,6 +127,7 @@ class RunConfig(Section):
     signals: SignalsSection = SignalsSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    transfer: TransferSection = TransferSection()
     cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")

@@ -1,0 +1,205 @@
+"""Commands that do what is missing, and go on after a stop: teachers, vocabularies, students, figures, the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator import options
+from orchestrator.cli.app import WORK, app, driving, opened
+from orchestrator.commands import command, log_to_terminal
+from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
+
+
+@command(app, "run", example="orch run --setup many-to-one", panel=WORK)
+def run_all(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Do the whole job: corpus, teachers, vocabularies, students, evaluation, report; each step only if not done."""
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+    from orchestrator.tables import print_headline
+
+    run = opened(config, overrides, setup, verbose, address)
+    with driving(run) as cluster:
+        page = pipeline.run_all(run, cluster, stage=stage)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+@command(app, "precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK)
+def precompute_teacher(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run each teacher once over its text and store what the objectives need, as Arrow shards.
+
+    Run it again after a stop: only the shards that are missing are computed.
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import print_precomputed, stage
+
+    run = opened(config, overrides, setup, verbose, address)
+    with driving(run) as cluster:
+        pipeline.compute_signals(run, cluster, stage=stage)
+    print_precomputed(run)
+
+
+@command(app, "build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
+def build_vocab(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build each student's vocabulary: the union of several teachers' or the part of one that its text uses."""
+    from orchestrator import pipeline
+    from orchestrator.display import print_vocabularies, stage
+
+    run = opened(config, overrides, setup, verbose)
+    with pipeline.driving(run), stage("vocabulary", run):
+        built = pipeline.build_vocabularies(run)
+    print_vocabularies(built)
+
+
+@command(app, "train-students", example="orch train-students --setup one-to-many --set training.steps=2000", panel=WORK)
+def train_students(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the students of a setup from the stored signals; goes on from the last checkpoint."""
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+
+    run = opened(config, overrides, setup, verbose, address)
+    with driving(run) as cluster, stage("train", run):
+        pipeline.train(run, cluster.get)
+
+
+@command(app, "evaluate", example="orch evaluate --setup one-to-one", panel=WORK)
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure students, teachers and no-teacher baselines on held-out and parallel text."""
+    from orchestrator import pipeline
+    from orchestrator.display import stage
+
+    run = opened(config, overrides, setup, verbose, address)
+    with driving(run) as cluster, stage("evaluate", run):
+        pipeline.evaluate(run, cluster.get)
+
+
+@command(
+    app, "transfer", example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3", panel=WORK
+)
+def transfer(
+    source: options.SourceOption,
+    task: options.TaskOption = None,
+    target: options.TargetOption = None,
+    mode: options.ModeOption = None,
+    model: options.ModelOption = None,
+    teacher: options.ListenOption = None,
+    seeds: options.SeedsOption = 1,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fine-tune on a task in one language and test in others: tagging, topics, entities.
+
+    With a student per language, a mode says which one learns (src: the source's, trg: the target's) and what moves:
+
+    full-src, full-trg: all weights; full-src reads the target with the source's student. freeze+K: the head and the top
+    K layers, learnt at the source, put into the target's. adapter-src, -trg, -joint: bottlenecks after each layer, the
+    rest frozen; joint: one set for both students. bitfit-src, -trg, -joint: biases alone. sft: what full-src changed in
+    the source's weights, added to the target's. distil: full-trg, also held to the logits of the tuned teacher.
+
+    Tasks stand under transfer.tasks in the configuration. Run again after a stop: what is measured is not done again.
+    """
+    from orchestrator import pipeline
+    from orchestrator.display import watching
+    from orchestrator.progress import transfer_progress
+    from orchestrator.steps import transferring
+    from orchestrator.tables import print_transfer
+
+    run = opened(config, overrides, setup, verbose)
+    request = transferring.TransferRequest(
+        source=source,
+        tasks=options.listed(task),
+        targets=options.listed(target),
+        modes=options.listed(mode),
+        models=tuple(model or ()),
+        teacher=teacher,
+        num_seeds=seeds,
+    )
+    with pipeline.driving(run):
+        plans = transferring.plan_transfer(run, request)
+        state = transferring.begin(run, plans)
+        with watching(lambda: transfer_progress(state)):
+            transferring.transfer(run, plans, state=state)
+    print_transfer(transferring.transfer_lines(run, plans))
+
+
+@command(app, "report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
+def report(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write one HTML page with tables and plots of everything that was measured in the run."""
+    from orchestrator import pipeline
+    from orchestrator.tables import print_headline
+
+    run = opened(config, overrides, setup, verbose)
+    with pipeline.driving(run):
+        page = pipeline.write_report(run)
+    print_headline(run)
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+@command(app, "sweep", example="orch sweep sweep.yaml --plan", panel=WORK)
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="Base, grid, seeds; see docs/sweeps.md.")] = Path("sweep.yaml"),
+    plan: Annotated[bool, typer.Option("--plan", help="Show cells, what they share, time; train nothing.")] = False,
+    parallel: Annotated[int | None, typer.Option(help="Cells at once; default: one per core.", min=1)] = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a grid of configurations with several seeds, and compare them in one table.
+
+    Cells share text, signals and vocabularies; a cell that fails stops no other. Run again after a stop: it goes on.
+    """
+    log_to_terminal(verbose=verbose)
+    from orchestrator.display import stage, watching
+    from orchestrator.sweep.opening import open_sweep
+    from orchestrator.sweep.planning import make_sweep_plan
+    from orchestrator.sweep.work import driving_sweep, run_sweep
+    from orchestrator.tables import print_comparison, print_failures, print_sweep_plan
+
+    opened = open_sweep(spec, address=address)
+    if plan:
+        print_sweep_plan(make_sweep_plan(opened, parallel=parallel))
+        return
+    with driving_sweep(opened) as cluster:
+        result = run_sweep(opened, cluster, parallel=parallel, stage=stage, watch=watching)
+    print_comparison(result.comparison)
+    print_failures(result.failures)
+    typer.echo(f"Comparison: {result.page.resolve().as_uri()}")
+    raise typer.Exit(1 if result.failures else 0)
