@@ -1,4 +1,4 @@
-"""Layer maps as drawings: the teacher's parts on the left, the student's on the right, a line between what is compared."""
+"""Layer maps as drawings: parts of the teacher on the left, of the student on the right, lines where they meet."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def _legend(one: LayerMap, colours: dict[str, str]) -> Iterator[LegendEntry]:
 def _panel(one: LayerMap, number: int, colours: dict[str, str]) -> Panel:
     stage = one.stages[number]
     starts = one.starts if number == 0 else ()
-    steps = f"steps {stage.first_step:,} to {stage.last_step:,}"
-    title = steps if len(one.stages) == 1 else f"{', '.join(stage.phases)}: {steps}"
+    steps = f"{stage.first_step:,} to {stage.last_step:,}"
+    title = f"Steps {steps}" if len(one.stages) == 1 else f"{', '.join(stage.phases)}: steps {steps}"
     words = (f"{link.objective}: {_word(link.teacher)} to {_word(link.student)}" for link in (*starts, *stage.links))
     svg = with_title(_drawing(one, stage, starts, colours), f"Teacher's part to student's part. {'; '.join(words)}.")
     students = " ".join(one.students)
     rows = [(stage.first_step, stage.last_step, link.objective, *_words(one, link)) for link in (*starts, *stage.links)]
     header = ("first_step", "last_step", "objective", "teacher", "teacher_part", "students", "student_part")
     data = DataFile(f"layers {one.teacher} {students} {number + 1}", header, rows)
-    return Panel(title[0].upper() + title[1:], svg, data, note=one.start_words if number == 0 else "")
+    return Panel(title, svg, data, note=one.start_words if number == 0 else "")
 
 
 def _words(one: LayerMap, link: Link) -> tuple[str, str, str, str]:

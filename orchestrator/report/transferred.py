@@ -10,7 +10,7 @@ from statistics import fmean
 from orchestrator.records import TransferRow
 from orchestrator.report.data import DataFile
 from orchestrator.report.drawing import Dot, dot_plot
-from orchestrator.report.headline import Role, order, short_name
+from orchestrator.report.headline import ROLES, Role, short_name
 from orchestrator.report.looks import SHAPES, Panel, role_legend
 from orchestrator.transfer.summary import Figure, Line, summarise
 
@@ -98,7 +98,7 @@ def _means(rows: Sequence[TransferRow]) -> Iterator[TransferRow]:
 
 
 def _table(task: str, source: str, lines: Sequence[Line], roles: dict[str, Role]) -> TransferTable:
-    lines = sorted(lines, key=lambda line: order(roles[line.model], line.model))  # modes stay as they were measured
+    lines = sorted(lines, key=lambda line: ROLES.index(roles[line.model]))  # else as they were measured
     there = {target for line in lines for target in line.figures}
     targets = sorted(there, key=lambda target: (target == OTHERS, target != source, target))
     small = [line.figures for line in lines if roles[line.model] != "teacher"]
