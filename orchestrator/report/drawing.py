@@ -169,7 +169,7 @@ def dot_plot(rows: Sequence[str], dots: Sequence[Dot], *, alt: str, x_percent: b
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         if x_percent:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.grid(visible=False, axis="y")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
