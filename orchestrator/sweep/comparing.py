@@ -8,22 +8,25 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TypeAlias
 
 import numpy as np
 
+from orchestrator.config.setups import BASELINE_SUFFIX
 from orchestrator.errors import OrchError
-from orchestrator.records import MetricRow
+from orchestrator.records import MetricRow, TransferRow
 from orchestrator.report import comparison
 from orchestrator.report.comparison import ComparedCell, Comparison, Difference, Figure, Measure
 from orchestrator.report.reading import read_metrics, read_training
 from orchestrator.steps.evaluating import is_evaluated
+from orchestrator.steps.transferring import rows_path
 from orchestrator.storage import write_bytes
 from orchestrator.sweep.opening import CellRun, Sweep
 from orchestrator.sweep.spec import TEACHER
+from orchestrator.transfer.cells import read_rows
 
 #: seed -> unit -> value
 Values: TypeAlias = Mapping[int, Mapping[str, float]]
@@ -66,7 +69,7 @@ def write_comparison(sweep: Sweep, failures: Mapping[str, str]) -> tuple[Compari
     lines = (json.dumps(asdict(value), ensure_ascii=False) for value in found)
     folder = sweep.root / "report"
     write_bytes(folder / "figures.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    compared = compare(sweep, found, failures)
+    compared = replace(compare(sweep, found, failures), transfer=list(transferred(sweep)))
     return compared, comparison.write_comparison(compared, folder)
 
 
@@ -107,6 +110,14 @@ def measured(one: CellRun) -> Iterator[MeasuredValue]:
     for (cell, name, unit), several in values.items():
         if set(unit.rpartition(" ")[2].split("→")) <= served:
             yield MeasuredValue(cell, one.seed, name, unit, fmean(several))
+
+
+def transferred(sweep: Sweep) -> Iterator[TransferRow]:
+    """What `orch transfer` measured in each cell, under the cell's name; a teacher, the same for all, once."""
+    for one in sweep.runs:
+        for row in read_rows(rows_path(one.run)):
+            name = TEACHER if row.role == "teacher" else one.cell
+            yield replace(row, model=name + BASELINE_SUFFIX * (row.role == "baseline"))
 
 
 def _chosen(rows: Sequence[MetricRow]) -> Iterator[tuple[str, str, MetricRow]]:
