@@ -92,7 +92,7 @@ def build_group(job: GroupJob) -> BuiltGroup:
         student.name: tuple(_by_key(job, student, phase, terms[student.name]) for phase in student.phases)
         for student in students
     }
-    held = [name for name, phases in by_phase.items() if any(phase[ANCHORS] for phase in phases)]
+    held = [name for name, phases in by_phase.items() if any(ANCHORS in phase for phase in phases)]
     return BuiltGroup(module, by_phase, vocabularies, find_anchors({name: vocabularies[name] for name in held}))
 
 
@@ -101,10 +101,11 @@ def _by_key(
 ) -> dict[str, tuple[Term, ...]]:
     """What batches are for in a phase, by `Batch.key`: of masked rows by language, of sentences by parallel text.
 
-    Under ANCHORS what no batch is for: a term of each teacher is the same there, so that the first one's stands.
+    Under ANCHORS what no batch is for, if anything: those terms are the same whatever the teacher.
     """
     first = _in_phase(phase, student, next(iter(terms.values())))
-    found = {ANCHORS: tuple(term for term in first if term.reads_embeddings)}
+    of_embeddings = tuple(term for term in first if term.reads_embeddings)
+    found = {ANCHORS: of_embeddings} if of_embeddings else {}
     for language, teacher in student.teachers.items():
         of_teacher = _in_phase(phase, student, terms[teacher])
         found[language] = tuple(t for t in of_teacher if not (t.reads_sentences or t.reads_embeddings))

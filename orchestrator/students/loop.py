@@ -82,7 +82,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             rate = learning_rate(step.number, training, phase)
             set_learning_rate(optimiser, rate)
             weights = {name: _weights(built, name, at, phase, step.number) for name in group.names}
-            anchored = {name: built.terms[name][at][ANCHORS] for name in group.names}
+            anchored = {name: built.terms[name][at].get(ANCHORS, ()) for name in group.names}
             denominators = {
                 name: total_counts(batches) | anchors.counts(name, anchored[name])
                 for name, batches in step.batches.items()

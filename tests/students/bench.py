@@ -74,7 +74,7 @@ def make_bench(
     reader = build_streams(job, built.vocabularies, cursors={})["s"].readers[language]
     known = build_known(job, built.vocabularies, device="cpu")["s"]
     terms = built.terms["s"][0]
-    return Bench(built, reader, whole(reader), terms[language] + terms[ANCHORS], known)
+    return Bench(built, reader, whole(reader), terms[language] + terms.get(ANCHORS, ()), known)
 
 
 def step(bench: Bench, *micros: MicroBatch) -> tuple[float, dict[str, float], dict[str, Tensor]]:
