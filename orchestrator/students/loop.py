@@ -12,6 +12,7 @@ import torch
 from orchestrator.config.phases import PhaseSpec, phase_at
 from orchestrator.config.run import TrainingSection
 from orchestrator.models.devices import Device, pick_device, pick_dtype
+from orchestrator.students.anchors import ANCHORS
 from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
 from orchestrator.students.freezing import freeze_parts
 from orchestrator.students.group import StudentGroup
@@ -46,6 +47,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
     group = built.module.to(device).train()
     parts, trained = group.parts(), group.trained()  # whatever a phase freezes
     known = build_known(job, built.vocabularies, device=device)
+    anchors = built.anchors.to(torch.device(device))
     optimiser = make_optimiser(trained.values(), training)
     standing = resume(job, group, optimiser)
     streams = build_streams(job, built.vocabularies, cursors=standing.cursors)
@@ -80,7 +82,11 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             rate = learning_rate(step.number, training, phase)
             set_learning_rate(optimiser, rate)
             weights = {name: _weights(built, name, at, phase, step.number) for name in group.names}
-            denominators = {name: total_counts(batches) for name, batches in step.batches.items()}
+            anchored = {name: built.terms[name][at].get(ANCHORS, ()) for name in group.names}
+            denominators = {
+                name: total_counts(batches) | anchors.counts(name, anchored[name])
+                for name, batches in step.batches.items()
+            }
             for name, batches in step.batches.items():
                 torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number))
                 for micro in filter(lambda micro: micro.terms, batches):
@@ -95,6 +101,8 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
                     )
                     metrics[name].add(value, raw, num_tokens=micro.batch.num_tokens)
                     standing.tokens[name] += micro.batch.num_tokens
+            for name, value, raw in anchors.backward(group, anchored, weights=weights):
+                metrics[name].add(value, raw, num_tokens=0)
             norms = clip_gradients(parts, max_norm=training.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

@@ -20,12 +20,13 @@ from orchestrator.errors import OrchError
 from orchestrator.records import MetricRow, TransferRow
 from orchestrator.report import comparison
 from orchestrator.report.comparison import ComparedCell, Comparison, Difference, Figure, Measure
-from orchestrator.report.reading import read_metrics, read_training
+from orchestrator.report.reading import read_metrics
 from orchestrator.steps.evaluating import is_evaluated
 from orchestrator.steps.transferring import rows_path
 from orchestrator.storage import write_bytes
 from orchestrator.sweep.opening import CellRun, Sweep
 from orchestrator.sweep.spec import TEACHER
+from orchestrator.sweep.timing import training_seconds
 from orchestrator.transfer.cells import read_rows
 
 #: seed -> unit -> value
@@ -177,6 +178,6 @@ def _is_measured(one: CellRun) -> bool:
 
 
 def _seconds(runs: Sequence[CellRun]) -> float | None:
-    """Of training, of all students of a cell, mean over the seeds that began."""
-    found = [sum(log.seconds for log in logs) for one in runs if (logs := read_training(one.run.root))]
+    """Of training, mean over the seeds that began."""
+    found = [seconds for one in runs if (seconds := training_seconds(one.run)) is not None]
     return fmean(found) if found else None
