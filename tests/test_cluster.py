@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster import Cluster, InProcess, Outcome, open_cluster
+from orchestrator.cluster import Cluster, Gang, InProcess, Outcome, open_cluster
 from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
 from orchestrator.cluster.units import Host, Reply, Work
 from orchestrator.errors import ClusterError, DataError, UnitError
@@ -73,6 +73,56 @@ def run(
             max_attempts=max_attempts,
             label=name_of,
             fresh_worker=fresh_worker,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Seated:
+    """A unit of a gang; rank 1 dies at its first attempt at number 2, rank 2 refuses number 3."""
+
+    number: int
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+
+
+def seated(unit: Seated, rank: int, size: int, address: str) -> Seated:
+    return Seated(unit.number, rank, size, address)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Waits until all of its gang have come, as a collective would."""
+
+    folder: Path
+
+    def run(self, unit: Seated) -> tuple[int, int, str]:
+        attempts = len(list(self.folder.glob(f"tried-{unit.number}-{unit.rank}-*")))
+        (self.folder / f"tried-{unit.number}-{unit.rank}-{attempts}").touch()
+        if (unit.number, unit.rank, attempts) == (2, 1, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (unit.number, unit.rank) == (3, 2):
+            raise DataError("rank 2 has no such file")
+        (self.folder / f"{unit.number}-{unit.rank}").write_text(unit.address)
+        while len(list(self.folder.glob(f"{unit.number}-*"))) < unit.size:
+            time.sleep(0.01)
+        return unit.rank, unit.size, unit.address
+
+
+def meet(cluster: Cluster, folder: Path, *numbers: int, size: int) -> list[Outcome[Seated, tuple[int, int, str]]]:
+    return list(
+        cluster.run_units(
+            partial(Meeting, folder),
+            [Seated(number) for number in numbers],
+            workers=2,
+            cpus=1.0,
+            gpus=0.0,
+            deadline_seconds=60.0,
+            max_attempts=2,
+            label=str,
+            fresh_worker=True,
+            gang=Gang(size, seated),
         )
     )
 
@@ -329,6 +379,28 @@ class TestRay:
         assert all((tmp_path / str(unit)).stat().st_size >= 2 for unit in (3, 5, 7))
         assert "unit 7 lost its worker (attempt 1 of 2): it took longer than 4 seconds" in caplog.text
         assert "unit 5 lost its worker (attempt 2 of 2): its process or machine died" in caplog.text
+
+    def test_a_gang_does_each_unit_together_and_is_lost_together(self, cluster: Cluster, tmp_path: Path) -> None:
+        outcomes = meet(cluster, tmp_path, 1, 2, size=3)
+        assert sorted(outcome.unit.number for outcome in outcomes) == [1, 2]
+        for outcome in outcomes:
+            assert outcome.attempts == outcome.unit.number, "rank 1 of unit 2 dies at its first attempt"
+            assert outcome.result is not None
+            assert outcome.result[:2] == (0, 3)
+            host, port = outcome.result[2].rsplit(":", 1)
+            assert host
+            assert 0 < int(port) < 65536
+        assert len(list(tmp_path.glob("1-*"))) == 3
+        assert len({path.read_text() for path in tmp_path.glob("1-*")}) == 1, "all meet at one address"
+
+    def test_what_one_of_a_gang_raises_ends_the_run(self, cluster: Cluster, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="rank 2 has no such file"):
+            meet(cluster, tmp_path, 3, size=3)
+
+    def test_a_gang_without_room_is_refused(self, cluster: Cluster, tmp_path: Path) -> None:
+        problem = "9 workers of one group ask for 9 CPUs and 0 GPUs, and this machine has 8"
+        with pytest.raises(ClusterError, match=problem):
+            meet(cluster, tmp_path, 1, size=9)
 
     def test_every_worker_stays_busy(self, cluster: Cluster, tmp_path: Path) -> None:
         """Busy share while all eight live; a quiet machine gives 0.96, a loaded one is allowed less."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
-from orchestrator.cluster.units import Host, Outcome, R, U, Work, Worker
+from orchestrator.cluster.units import Gang, Host, Outcome, R, U, Work, Worker
 
 
 class Cluster(ABC):
@@ -29,6 +29,7 @@ class Cluster(ABC):
         max_attempts: int,
         label: Callable[[U], str],
         fresh_worker: bool = False,
+        gang: Gang[U] | None = None,
     ) -> Iterator[Outcome[U, R]]:
         """Yield one outcome per unit, in the order of completion.
 
@@ -36,13 +37,16 @@ class Cluster(ABC):
         the worker lives. A unit that runs longer than `deadline_seconds` counts as lost with its worker. With
         `fresh_worker` every unit has a process of its own. `label` names a unit in messages.
 
+        With a `gang`, each of the `workers` is as many processes, each with `cpus` and `gpus`, that do a unit together;
+        the result is that of rank 0, and when one is lost all are. In process a unit is done by one.
+
         Raises what a unit raised: an OrchError as it is, anything else as a UnitError whose note is the traceback.
         Raises ClusterError when workers die while they start, or when no machine has room for one.
         """
         assert workers >= 1
         assert max_attempts >= 1
         return self._outcomes(
-            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker)
+            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker, gang)
         )
 
     @abstractmethod

@@ -15,18 +15,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal
 
 from orchestrator.cluster.base import Cluster, InProcess
 from orchestrator.cluster.pools import Pool, PoolPlan
+from orchestrator.cluster.ray_actors import RayActors, RayGangs
 from orchestrator.cluster.ray_pool import open_ray_pool
-from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
-from orchestrator.cluster.units import Host, Outcome, R, Reply, U, Work, own_threads, set_environment
+from orchestrator.cluster.scheduler import Scheduler
+from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
 from orchestrator.errors import ClusterError
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
-    from ray.actor import ActorHandle
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +47,9 @@ class RayCluster(Cluster):
         self._is_local = is_local
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        self._check_room(work.cpus, work.gpus)
-        scheduler = Scheduler(work, _RayActors[R](work.cpus, work.gpus))
+        self._check_room(work.cpus, work.gpus, together=work.gang.size if work.gang else 1)
+        actors = RayGangs[U, R](work, work.gang) if work.gang else RayActors[R](work.cpus, work.gpus)
+        scheduler = Scheduler(work, actors)
         try:
             yield from scheduler.outcomes()
         finally:
@@ -68,9 +65,15 @@ class RayCluster(Cluster):
             finally:
                 self.num_lost += pool.num_restarted()
 
-    def _check_room(self, cpus: float, gpus: float) -> None:
+    def _check_room(self, cpus: float, gpus: float, *, together: int = 1) -> None:
         import ray
 
+        if self._is_local and (together * cpus > self.cpus or together * gpus > self.gpus):
+            raise ClusterError(
+                f"{together} workers of one group ask for {together * cpus:g} CPUs and {together * gpus:g} GPUs, and "
+                f"this machine has {self.cpus:g} and {self.gpus:g}; lower what the section 'cluster' gives to a "
+                "student, or cluster.student_workers"
+            )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         rooms = {(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes}
         if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in rooms):
@@ -80,51 +83,6 @@ class RayCluster(Cluster):
         if self._is_local:
             raise ClusterError(f"{problem}; lower what the section 'cluster' gives to a teacher or student")
         logger.warning("%s; waiting until one with more joins", problem)
-
-
-class _RayActors(Generic[R]):
-    """The scheduler's view of Ray."""
-
-    def __init__(self, cpus: float, gpus: float) -> None:
-        import ray
-
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
-        self._class = ray.remote(Host).options(**options)
-
-    def new(self) -> ActorHandle:
-        return self._class.remote()
-
-    def call(self, actor: ActorHandle, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
-        if method == "settle":
-            argument = own_threads()
-        return getattr(actor, method).remote(argument)
-
-    def wait(self, refs: list[ObjectRef], timeout_seconds: float | None) -> ObjectRef | None:
-        import ray
-
-        ended, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-        return ended[0] if ended else None
-
-    def reply(self, ref: ObjectRef) -> Reply[R]:
-        import ray
-
-        try:
-            reply: Reply[R] = ray.get(ref)
-        except (
-            ray.exceptions.RayTaskError
-        ) as error:  # what the worker raises comes as a reply, so this is the way to it
-            return Reply(None, failure=f"its call or its reply cannot be sent ({error.cause})", trace=str(error))
-        except ray.exceptions.OutOfMemoryError as error:
-            raise LostWorkerError("its machine ran out of memory") from error
-        except ray.exceptions.RayError as error:
-            raise LostWorkerError("its process or machine died") from error
-        return reply
-
-    def end(self, actor: ActorHandle) -> None:
-        import ray
-
-        if ray.is_initialized():  # else ray.kill would start a Ray of its own
-            ray.kill(actor)
 
 
 @contextmanager

@@ -40,6 +40,17 @@ class Outcome(Generic[U, R]):
 
 
 @dataclass(frozen=True)
+class Gang(Generic[U]):
+    """`size` workers that do each unit together, as ranks 0 … size − 1 that meet at an address HOST:PORT.
+
+    `seated` (picklable) gives the unit as one of them is told it: (unit, rank, size, address).
+    """
+
+    size: int
+    seated: Callable[[U, int, int, str], U]
+
+
+@dataclass(frozen=True)
 class Work(Generic[U, R]):
     """The arguments of `Cluster.run_units`."""
 
@@ -52,6 +63,7 @@ class Work(Generic[U, R]):
     max_attempts: int
     label: Callable[[U], str]
     fresh_worker: bool
+    gang: Gang[U] | None = None
 
     @property
     def worker_name(self) -> str:

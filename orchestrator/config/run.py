@@ -98,7 +98,11 @@ class EvaluationSection(Section):
 
 
 class ClusterSection(Section):
-    """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all."""
+    """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all.
+
+    `student_workers` processes train each group of students together, data-parallel: the micro-batches of a step go to
+    them in turn, so more of them than a step has would idle. `cpus_per_student`, `gpus_per_student`: of each process.
+    """
 
     address: str | None = None
     teacher_actors: Positive | None = None
@@ -106,6 +110,7 @@ class ClusterSection(Section):
     gpus_per_teacher: float | None = Field(default=None, ge=0.0)
     cpus_per_student: float | None = Field(default=None, gt=0.0)
     gpus_per_student: float | None = Field(default=None, ge=0.0)
+    student_workers: Positive = 1
     unit_deadline_seconds: float = Field(default=3600.0, gt=0.0)
     max_attempts: Positive = 3
     object_store_megabytes: Positive = 512
