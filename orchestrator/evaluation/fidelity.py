@@ -159,7 +159,9 @@ class _Shared:
     def of(cls, id_map: Tensor, *, size: int, unk: int) -> _Shared:
         there = ((id_map >= 0) & (id_map != unk)).nonzero()[:, 0]
         teacher_ids = there[id_map[there].argsort(stable=True)]
-        ids, column = id_map[teacher_ids].unique_consecutive(return_inverse=True)
+        targets = id_map[teacher_ids]
+        is_new = targets.diff(prepend=targets.new_full((1,), -1)) > 0
+        ids, column = targets[is_new], is_new.cumsum(dim=0) - 1
         alone = torch.ones(size, dtype=torch.bool, device=id_map.device)
         alone[ids] = False
         return cls(teacher_ids, column, ids, alone.nonzero()[:, 0])

@@ -95,7 +95,10 @@ def test_layers_of_other_depths_and_widths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_train": 1}, "evaluation.probes.topic: all 1 training sentences in 'xx' are 'a'; a probe needs two labels"),
+        (
+            {"max_train": 1},
+            "evaluation.probes.topic: all 1 training sentences in 'xx' are 'a'; a probe needs two labels",
+        ),
         ({"test": {"split": "tst"}}, "evaluation.probes.topic.test lets no row through"),
         ({"label": "topics"}, "no column 'topics'; did you mean 'topic'"),
         ({"files": "nowhere.parquet"}, "does not exist"),
