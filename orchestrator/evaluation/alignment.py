@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -42,7 +42,9 @@ def alignment_rows(job: EvaluationJob) -> Iterator[MetricRow]:
     probes = read_probes(job.evaluation)
     systems = job.all_systems()
     _warn_of_unserved(systems, sources, probes)
-    wanted = {(_split(source), language): texts for source in sources for language, texts in source.texts.items()}
+    wanted: dict[tuple[str, str], Sequence[str]] = {}
+    for source in sources:
+        wanted |= {(_split(source), language): texts for language, texts in source.texts.items()}
     for probe in probes:
         wanted |= {_key(probe, "train", language): sentences.texts for language, sentences in probe.train.items()}
         wanted |= {_key(probe, "test", language): sentences.texts for language, sentences in probe.test.items()}
