@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.base import Language, Name, Positive, Section, Share, nearest
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
 from orchestrator.config.objectives import Objective
-from orchestrator.config.transfer import TransferSection
+from orchestrator.config.transfer import TaskSection, TransferSection
 from orchestrator.errors import ConfigError
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
@@ -90,11 +90,27 @@ class PhaseSection(Section):
 
 
 class EvaluationSection(Section):
-    """What is measured at the end, on held-out text and on parallel text."""
+    """What is measured at the end, on held-out text, on parallel text, and by linear probes on labelled sentences."""
 
     max_texts: Positive = 500
     parallel: tuple[ParallelSource, ...] = ()
+    probes: dict[Name, TaskSection] = Field(default_factory=dict)
     teachers: bool = True
+
+    @field_validator("probes")
+    @classmethod
+    def _of_sentences(cls, probes: dict[Name, TaskSection]) -> dict[Name, TaskSection]:
+        for name, task in probes.items():
+            if task.kind != "sentence":
+                raise ValueError(f"'{name}' is of kind {task.kind}; a probe reads one vector a sentence: kind sentence")
+        return probes
+
+    @field_validator("parallel")
+    @classmethod
+    def _names_differ(cls, parallel: tuple[ParallelSource, ...]) -> tuple[ParallelSource, ...]:
+        if len({source.name for source in parallel}) != len(parallel):
+            raise ValueError("two sources have one name, which is what their figures are told apart by")
+        return parallel
 
 
 class ClusterSection(Section):

@@ -1,6 +1,6 @@
 """What the cells of a sweep measure, set against the reference's figures of the same seed and language.
 
-Shape legend: S seeds, U units (languages, or directions of retrieval), R resamples.
+Shape legend: S seeds, U units (languages, or pairs of languages on one source), R resamples.
 """
 
 from __future__ import annotations
@@ -40,12 +40,22 @@ MEASURES = (
     Measure("agreement", "Agreement", 1, True, "Share of masked tokens with the same first choice as the teacher’s."),
     Measure("kl", "KL to teacher", -1, False, "KL(teacher ‖ student) in nats per masked token."),
     Measure("retrieval", "Retrieval", 1, True, "Share of translations found by CSLS, vectors of the last layer."),
+    Measure("cka", "CKA", 1, False, "Likeness of translations’ vectors up to rotation, last layer, unbiased."),
+    Measure("neuron_correlation", "Neurons", 1, False, "Correlation of each neuron across translations, last layer."),
+    Measure("head_swap", "Head swap", 1, True, "Accuracy of a linear head of another language, last layer."),
 )
 _METRICS = {
     "masked_lm_accuracy": "accuracy",
     "bits_per_character": "bits_per_character",
     "teacher_agreement": "agreement",
     "teacher_kl": "kl",
+}
+#: Those of the last layer, by pairs of languages.
+_OF_PAIRS = {
+    "retrieval_csls": "retrieval",
+    "cka": "cka",
+    "neuron_correlation": "neuron_correlation",
+    "head_swap_accuracy": "head_swap",
 }
 
 
@@ -123,15 +133,21 @@ def transferred(sweep: Sweep) -> Iterator[TransferRow]:
 
 def _chosen(rows: Sequence[MetricRow]) -> Iterator[tuple[str, str, MetricRow]]:
     """(measure, unit, row) of what is compared."""
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[object, ...], int] = {}
     for row in rows:
-        if row.metric == "retrieval_csls" and row.layer is not None:
-            last[row.model, row.split] = max(row.layer, last.get((row.model, row.split), 0))
+        if row.metric in _OF_PAIRS and row.layer is not None:
+            last[_pair(row)] = max(row.layer, last.get(_pair(row), 0))
     for row in rows:
         if row.split == "held_out" and row.metric in _METRICS:
             yield _METRICS[row.metric], row.language, row
-        elif row.metric == "retrieval_csls" and row.layer == last.get((row.model, row.split)):
-            yield "retrieval", f"{row.split.removeprefix('parallel:')} {row.language}→{row.other_language}", row
+        elif row.metric in _OF_PAIRS and row.layer == last[_pair(row)] and row.language != row.other_language:
+            source = row.split.partition(":")[2]
+            yield _OF_PAIRS[row.metric], f"{source} {row.language}→{row.other_language}", row
+
+
+def _pair(row: MetricRow) -> tuple[object, ...]:
+    """What has one last layer; students of a system may differ in depth."""
+    return row.model, row.metric, row.split, row.language, row.other_language
 
 
 def _figures(values: Mapping[str, Values], reference: Mapping[str, Values] | None) -> dict[str, Figure]:
