@@ -22,6 +22,10 @@ Actor: TypeAlias = Hashable
 Ref: TypeAlias = Hashable
 
 
+#: A worker may take so long to come to life, however short the deadline of a unit is: it loads a model, once.
+_START_SECONDS = 300.0
+
+
 class LostWorkerError(Exception):
     """The process of a worker is gone; the text says why."""
 
@@ -128,7 +132,7 @@ class Scheduler(Generic[U, R]):
             # it may wait long for room, so the deadline holds from its first sign of life on
             seat.add(_Call(self._actors.call(seat.actor, "settle", None), None, math.inf))
             start = self._actors.call(seat.actor, "start", self._work.make_worker)
-            seat.add(_Call(start, None, self._work.deadline_seconds))
+            seat.add(_Call(start, None, max(self._work.deadline_seconds, _START_SECONDS)))
             self._seats.append(seat)
         ready = [seat for seat in self._seats if seat.is_ready]
         for seat in ready:
@@ -160,7 +164,7 @@ class Scheduler(Generic[U, R]):
 
     def _finish(self, seat: _Seat[U], has_ended: bool) -> Outcome[U, R] | None:
         if not has_ended:
-            raise LostWorkerError(f"it took longer than {self._work.deadline_seconds:g} seconds")
+            raise LostWorkerError(f"it took longer than {seat.calls[0].deadline_seconds:g} seconds")
         reply = self._actors.reply(seat.calls[0].ref)
         if reply.out_of_memory:
             raise LostWorkerError("it ran out of memory")
