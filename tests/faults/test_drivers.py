@@ -133,7 +133,7 @@ def test_a_clean_end(made_project: Path, shelf: Path, note: Note, trial: int) ->
             process.terminate()
         _, err = process.communicate(timeout=120)
         seconds = time.monotonic() - began
-        assert process.returncode in (0, 130), err
+        assert process.returncode in (0, 130), f"exit status {process.returncode}: {err}"
         assert seconds <= (10.0 if IS_LONG else 60.0)
         _, alive = psutil.wait_procs(children, timeout=10 if IS_LONG else 60)
         assert alive == []
