@@ -33,7 +33,7 @@ folder = Path(sys.argv[1])
 quick = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 500,
+    "health_check_timeout_ms": 2000,  # a busy machine is slow to answer
     "health_check_failure_threshold": 3,
 }
 memory = {"object_store_memory": 80 << 20}
