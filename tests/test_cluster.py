@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -13,7 +14,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,22 @@ class Doubler:
             raise DataError("13 is not in the corpus")
         if unit == 14:
             raise ValueError("no such row")
+        return 2 * unit
+
+
+class Defective(Doubler):
+    """Code that is wrong whatever the unit."""
+
+    def run(self, unit: int) -> int:
+        raise KeyError(unit)
+
+
+class Hungry(Doubler):
+    """Has no memory for unit 3."""
+
+    def run(self, unit: int) -> int:
+        if unit == 3:
+            raise MemoryError
         return 2 * unit
 
 
@@ -147,10 +164,18 @@ class TestInProcess:
         with pytest.raises(DataError, match="checkpoint is missing"):
             run(InProcess(), refuse_to_start, range(3))
 
-    def test_defects_name_the_unit_and_keep_the_traceback(self) -> None:
-        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
-            run(InProcess(), Doubler, range(14, 16))
-        assert "raise ValueError" in "".join(raised.value.__notes__)
+    def test_a_defect_names_its_unit_and_stops_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        outcomes = run(InProcess(), Doubler, range(14, 17))
+        assert [outcome.result for outcome in outcomes] == [None, 30, 32]
+        assert outcomes[0].error is not None
+        assert re.match(r"unit 14 failed .*ValueError: no such row$", outcomes[0].error)
+        assert "raise ValueError" in caplog.text
+
+    def test_code_that_always_fails_is_not_tried_on_every_unit(self) -> None:
+        with pytest.raises(UnitError, match=r"^unit 3 failed .*KeyError: 3. The first 3 units all failed") as raised:
+            run(InProcess(), Defective, range(1, 9))
+        assert "raise KeyError" in "".join(raised.value.__notes__)
 
     def test_no_units_no_worker(self) -> None:
         assert run(InProcess(), refuse_to_start, range(0)) == []
@@ -296,6 +321,25 @@ class TestScheduler:
             list(Scheduler(work(range(5, 14), workers=3), actors).outcomes())
         assert not actors.alive
 
+    def test_a_defect_is_given_up_without_another_attempt_and_the_others_are_done(self) -> None:
+        outcomes = list(Scheduler(work(range(14, 24), workers=3), FakeActors({})).outcomes())
+        assert [(o.unit, o.attempts) for o in outcomes if o.error is not None] == [(14, 1)]
+        assert sorted(o.unit for o in outcomes) == list(range(14, 24))
+
+    def test_code_that_always_fails_ends_the_run_and_all_actors(self) -> None:
+        actors = FakeActors({})
+        with pytest.raises(UnitError, match="The first 3 units all failed, so the rest was not begun"):
+            list(Scheduler(replace(work(range(30), workers=2), make_worker=Defective), actors).outcomes())
+        assert not actors.alive
+        assert len(actors.runs) <= 5
+
+    def test_a_worker_without_memory_is_replaced(self) -> None:
+        actors = FakeActors({})
+        outcomes = list(Scheduler(replace(work(range(6)), make_worker=Hungry), actors).outcomes())
+        assert [(o.unit, o.attempts) for o in outcomes if o.error is not None] == [(3, 3)]
+        assert all("ran out of memory" in o.error for o in outcomes if o.error is not None)
+        assert len(actors.hosts) >= 3
+
     def test_actors_end_when_the_caller_stops_listening(self) -> None:
         actors = FakeActors({})
         outcomes = Scheduler(work(range(20, 40), workers=3), actors).outcomes()
@@ -427,9 +471,9 @@ class TestRay:
     def test_errors_cross_processes_as_they_are(self, cluster: Cluster) -> None:
         with pytest.raises(DataError, match=r"^13 is not in the corpus$"):
             run(cluster, Doubler, range(13, 14))
-        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
-            run(cluster, Doubler, range(14, 15))
-        assert "raise ValueError" in "".join(raised.value.__notes__)
+        (outcome,) = run(cluster, Doubler, range(14, 15))
+        assert (outcome.result, outcome.attempts) == (None, 1)
+        assert re.match(r"unit 14 failed .*ValueError: no such row$", outcome.error)
         with pytest.raises(DataError, match="checkpoint is missing"):
             run(cluster, refuse_to_start, range(2))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
-from orchestrator.cluster.units import Gang, Host, Outcome, R, U, Work, Worker
+from orchestrator.cluster.units import Gang, Host, Judge, Outcome, R, U, Work, Worker
 
 
 class Cluster(ABC):
@@ -40,7 +40,8 @@ class Cluster(ABC):
         With a `gang`, each of the `workers` is as many processes, each with `cpus` and `gpus`, that do a unit together;
         the result is that of rank 0, and when one is lost all are. In process a unit is done by one.
 
-        Raises what a unit raised: an OrchError as it is, anything else as a UnitError whose note is the traceback.
+        A unit that raises is given up without another attempt, its traceback goes to the log, and the others are done.
+        Raises an OrchError of a unit as it is, and UnitError when the first three units that end all raise.
         Raises ClusterError when workers die while they start, or when no machine has room for one.
         """
         assert workers >= 1
@@ -69,11 +70,11 @@ class InProcess(Cluster):
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         host: Host[U, R] = Host()
+        judge = Judge(work)
         for number, unit in enumerate(work.units):
             if number == 0 or work.fresh_worker:
                 host.start(work.make_worker).unwrap(work.worker_name)
-            reply = host.run(unit)
-            yield Outcome(unit, reply.unwrap(work.label(unit)), 1, reply.seconds)
+            yield judge.outcome(unit, host.run(unit), attempts=1)
 
     @contextmanager
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:

@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from orchestrator.cluster.base import Cluster, InProcess
+from orchestrator.cluster.homes import HOME_PREFIX, clear_abandoned_homes, end_processes, own_home
 from orchestrator.cluster.pools import Pool, PoolPlan
 from orchestrator.cluster.ray_actors import RayActors, RayGangs
 from orchestrator.cluster.ray_pool import open_ray_pool
@@ -120,7 +121,10 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
 
     # Ray opens its session folder to everybody, and its ports too: hence a closed folder around it, and a token. The
     # paths of its sockets must stay below 107 bytes, which a long TMPDIR would break.
-    home = Path(tempfile.mkdtemp(prefix="orch-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
+    place = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    clear_abandoned_homes(place)
+    home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=place))
+    owner = own_home(home)
     token = home / "token"
     token.touch(mode=0o600)
     token.write_text(_token())
@@ -139,10 +143,11 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
         failed = cluster.num_lost > 0
     finally:
         with ExitStack() as after:  # last in, first out, and each even if the one before it fails
+            after.callback(os.close, owner)
             after.callback(shutil.rmtree, home, ignore_errors=True)
             if failed:
                 after.callback(_copy_worker_output, home / "ray", log_folder / "ray")
-            after.callback(_end_processes, home)
+            after.callback(end_processes, home)
             after.callback(ray.shutdown)
 
 
@@ -175,23 +180,6 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             f"Ray could not be started on this machine ({_first_line(error)}); try again when it is less "
             "busy, or run without Ray by --address in-process"
         ) from error
-
-
-def _end_processes(home: Path) -> None:
-    """End what Ray forgets when its start failed or was interrupted: every other process that logs under `home`."""
-    import psutil
-
-    forgotten = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            is_other = process.pid != os.getpid()
-            if is_other and any(Path(file.path).is_relative_to(home) for file in process.open_files()):
-                forgotten.append(process)
-    _, alive = psutil.wait_procs(forgotten, timeout=1.0)
-    for process in alive:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=1.0)
 
 
 @contextmanager
