@@ -69,7 +69,7 @@ class RayCluster(Cluster):
     def _check_room(self, cpus: float, gpus: float, *, together: int = 1) -> None:
         import ray
 
-        if self._is_local and (together * cpus > self.cpus or together * gpus > self.gpus):
+        if together > 1 and self._is_local and (together * cpus > self.cpus or together * gpus > self.gpus):
             raise ClusterError(
                 f"{together} workers of one group ask for {together * cpus:g} CPUs and {together * gpus:g} GPUs, and "
                 f"this machine has {self.cpus:g} and {self.gpus:g}; lower what the section 'cluster' gives to a "
