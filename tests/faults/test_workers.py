@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator import storage
 from orchestrator.cluster import Cluster
-from orchestrator.cluster.on_ray import _RayActors
+from orchestrator.cluster.ray_actors import RayActors
 from orchestrator.errors import UnitError
 from orchestrator.records import Unit
 from orchestrator.signals import Store
@@ -152,7 +152,7 @@ def test_the_driver_does_not_grow_with_the_corpus(
 ) -> None:
     in_flight: dict[object, int] = {}
     most = [0]
-    call, reply = _RayActors.call, _RayActors.reply
+    call, reply = RayActors.call, RayActors.reply
     owners: dict[object, object] = {}
 
     def counting_call(self: object, actor: object, method: str, argument: object) -> object:
@@ -168,8 +168,8 @@ def test_the_driver_does_not_grow_with_the_corpus(
             in_flight[owners.pop(ref)] -= 1
         return reply(self, ref)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_RayActors, "call", counting_call)
-    monkeypatch.setattr(_RayActors, "reply", counting_reply)
+    monkeypatch.setattr(RayActors, "call", counting_call)
+    monkeypatch.setattr(RayActors, "reply", counting_reply)
     me, used = psutil.Process(), []
     for texts in (size(30, 300), size(300, 3000)):
         plan = units(texts=texts, per_shard=2)
