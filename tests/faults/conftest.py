@@ -31,9 +31,9 @@ def note(request: pytest.FixtureRequest) -> Note:
     return keep
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray on this machine for every test that needs one."""
+    """A Ray on this machine for the tests of a file; a process can have but one, and other files open their own."""
     with open_cluster(
         None, object_store_bytes=80 << 20, log_folder=tmp_path_factory.mktemp("logs"), num_cpus=8
     ) as started:
