@@ -1,6 +1,6 @@
 """The tables of docs/experiments/one-to-many from the figures of its sweep:
 
-python -m tests.experiments.one_to_many docs/experiments/one-to-many/figures.jsonl [transfer.jsonl]
+python -m tests.experiments.one_to_many docs/experiments/one-to-many/figures.jsonl
 
 Each line of figures.jsonl is one cell, seed, measure and unit, as `orch sweep` writes it under its root's report/.
 """
@@ -69,7 +69,6 @@ COLUMNS = (
     Column("CKA", "cka", "{:.2f}".format, 1),
     Column("neurons", "neuron_correlation", "{:.2f}".format, 1),
     Column("head swap, %", "head_swap", _percent, 1),
-    Column("tagging, %", "pos", _percent, 1),
 )
 
 
@@ -115,25 +114,9 @@ def _text(column: Column, name: str, cells: Mapping[str, Mapping[str, Values]], 
     return (f"**{text}**" if is_best else text) + ("*" if clear else "")
 
 
-def transfer_figures(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Rows of `orch transfer`, each with its `cell`, as figures of a measure: tagging by the target's own student."""
-    return [
-        {
-            "cell": row["cell"],
-            "seed": row["seed"],
-            "measure": "pos",
-            "unit": row["language"],
-            "value": row["value"],
-        }
-        for row in rows
-        if (row["task"], row["mode"], row["metric"]) == ("pos", "full-trg", "accuracy")
-        and row["language"] in ("de", "fi")
-    ]
-
-
 def _read(path: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":
-    print(tables(_read(sys.argv[1]) + (transfer_figures(_read(sys.argv[2])) if len(sys.argv) > 2 else [])))
+    print(tables(_read(sys.argv[1])))
