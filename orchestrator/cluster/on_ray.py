@@ -7,11 +7,9 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import Scheduler
 from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
 from orchestrator.errors import ClusterError
+from orchestrator.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +109,7 @@ def open_cluster(
     if ray.is_initialized():
         raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
     opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
-    with _sigterm_restored(), opened as cluster:
-        _sigterm_as_interrupt()
+    with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
         yield cluster
 
 
@@ -213,23 +211,6 @@ def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
         yield cluster
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _sigterm_restored() -> Iterator[None]:
-    """Put back the handler of SIGTERM that `_sigterm_as_interrupt` and ray.init replace."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-def _sigterm_as_interrupt() -> None:
-    """Let SIGTERM do what Ctrl-C does; called after ray.init, whose own handlers end differently here and there."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager
