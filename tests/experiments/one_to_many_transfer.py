@@ -3,7 +3,8 @@
 python -m tests.experiments.one_to_many_transfer --collect runs/one-to-many > FILE
 python -m tests.experiments.one_to_many_transfer FILE
 
-A line of FILE, docs/experiments/one-to-many/transfer.jsonl, is one figure: the sweep's cell and seed, and what its transfer/metrics.jsonl says.
+A line of FILE, docs/experiments/one-to-many/transfer.jsonl, is one figure: the sweep's cell and seed, and what its
+transfer/metrics.jsonl says.
 """
 
 from __future__ import annotations
