@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.errors import ClusterError, StorageError
-from orchestrator.storage import make_folder
+from orchestrator.storage import Place, RemotePath, leases, make_folder
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,22 @@ class Driver:
 
 
 @contextmanager
-def lock_run(root: Path) -> Iterator[None]:
-    """Hold `root/.lock` for the length of the block.
+def lock_run(root: Place) -> Iterator[None]:
+    """Hold `root/.lock` for the length of the block: a lock of the system, or the lease of an object store.
 
     Raises:
         ClusterError: another process holds it; the text names that process and its host.
     """
+    if isinstance(root, RemotePath):
+        try:
+            with leases.hold(root / ".lock", holder=str(_this_process())):
+                yield
+        except leases.TakenError as taken:
+            raise ClusterError(
+                f"{root} is in use by {taken}; wait until it ends, or {leases.LEASE_SECONDS:.0f} seconds where it was "
+                "killed, or choose another run.stores."
+            ) from None
+        return
     make_folder(root)
     path = root / ".lock"
     with _open(path) as file:
@@ -48,15 +58,18 @@ def lock_run(root: Path) -> Iterator[None]:
                 f"{root} is in use by {_named(root) or 'another process'}; wait until it ends (`orch status` shows how "
                 "far it is), or choose another run.root."
             ) from None
-        command = " ".join(["orch", *sys.argv[1:]])
-        mine = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
         with suppress(OSError):  # a full disk: the lock holds, only who holds it cannot be told
-            path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+            path.write_text(json.dumps(asdict(_this_process())), encoding="utf-8")
         try:
             yield
         finally:
             with suppress(OSError):
                 path.write_text("", encoding="utf-8")
+
+
+def _this_process() -> Driver:
+    command = " ".join(["orch", *sys.argv[1:]])
+    return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
 
 
 def _open(path: Path) -> TextIO:

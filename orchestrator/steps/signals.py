@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import floor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import costs
@@ -21,6 +20,7 @@ from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
+from orchestrator.storage import Place, matching
 
 if TYPE_CHECKING:
     from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
@@ -186,12 +186,12 @@ def prepare_corpus(run: Run) -> Corpus:
     return corpus
 
 
-def corpus_path(run: Run) -> Path:
+def corpus_path(run: Run) -> Place:
     """The folder of the run's corpus, there or not; DataError when a file of text is missing."""
     return corpus_folder(run.config.corpus, root=run.stores, seed=run.config.run.seed)
 
 
-def is_read(folder: Path) -> bool:
+def is_read(folder: Place) -> bool:
     """Whether the corpus in `folder` is whole."""
     return (folder / "corpus.json").exists()
 
@@ -244,7 +244,7 @@ def known_stores(run: Run) -> dict[str, Store]:
         section = run.config.teachers[name]
         plan = BatchPlan(section.tokens_per_batch, section.threads, "float32")
         wanted = _without_format(_fingerprint(run, corpus, name, plan))
-        for path in sorted((run.stores / "signals").glob(f"{name}-{'[0-9a-f]' * 16}")):
+        for path in matching(run.stores / "signals", f"{name}-{'[0-9a-f]' * 16}"):
             with suppress(OrchError):
                 store = Store.open(path)
                 if _without_format(store.fingerprint) == wanted:

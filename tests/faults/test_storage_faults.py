@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import storage
 from orchestrator.errors import StorageError, StoreError
 from orchestrator.records import SignalRequest, Tables
 from orchestrator.signals import Store, count_receipts, store_folder
+from orchestrator.storage import local as storage
 from tests.faults.disks import Crash, CrashingDisk, FaultyDisk, RefusingDisk
 from tests.signals.samples import FINGERPRINT, contents, full_store, hidden, make_store, make_tables, units
 
