@@ -66,6 +66,7 @@ T = TypeVar("T")
 #: Lists the files of a folder of objects; written last.
 _FOLDER = "folder.json"
 _MOST_FOLDER_BYTES = 64 << 20
+_MOST_FILE_BYTES = 4 << 30
 _MOST_LINE_BYTES = 1 << 20
 
 
@@ -213,8 +214,11 @@ def fetch_folder(source: RemotePath, target: Path) -> None:
 def folder_problems(folder: RemotePath) -> Iterator[str]:
     """What of a folder of objects is missing or damaged, each as one sentence; everything is fetched."""
     for name, expected in _files(folder).items():
-        if hash_bytes(remote.get_bytes(folder / name, max_bytes=1 << 32)) != expected:
-            yield _damaged_file(folder, name)
+        try:
+            if hash_bytes(remote.get_bytes(folder / name, max_bytes=_MOST_FILE_BYTES)) != expected:
+                yield _damaged_file(folder, name)
+        except (StorageError, StoreError) as error:
+            yield str(error)
 
 
 def _files(folder: RemotePath) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import xxhash
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import StorageError, StoreError
 
 #: What to install for the scheme of a URL, and where its credentials come from.
 SCHEMES = {
@@ -285,12 +285,20 @@ def version_number(version: Version) -> int:
 
 @contextmanager
 def explained(path: RemotePath, done: str) -> Iterator[None]:
-    """Turn whatever a service or its library raises into a StorageError that says what to do."""
+    """Turn whatever a service or its library raises into a sentence that says what to do.
+
+    Raises StoreError when an object is not what was put there, by the service's own checksum, else StorageError.
+    """
     try:
         yield
     except StorageError:
         raise
     except Exception as error:  # every service has exceptions of its own
+        if type(error).__name__ in {"FlexibleChecksumError", "ChecksumError"}:
+            raise StoreError(
+                f"{path} is damaged (its content does not fit the checksum of the service); remove it and run the step "
+                "that makes it again"
+            ) from error
         raise StorageError(f"{path} cannot be {done}: {_advice(error, path)}") from error
 
 

@@ -80,7 +80,7 @@ def test_the_students_are_equal_to_the_bit(twins: Twins) -> None:
 
 
 def test_run_again_does_nothing_and_status_plan_and_verify_agree(twins: Twins) -> None:
-    folder, before = twins.url.parent, {name: hash for name, hash in stored(twins).items()}
+    folder, before = twins.url.parent, stored(twins)
     weights = files(twins.url, "students")
     for command in ("plan", "status"):
         result = orch(command, *SETUP, "-c", "url.yaml", folder=folder)
