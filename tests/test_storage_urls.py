@@ -225,6 +225,7 @@ class TestStore:
         with pytest.raises(StoreError, match=rf"{path} is damaged"):
             Store.open(store.folder).shard(1)
 
+    @pytest.mark.slow
     def test_a_crash_at_any_request_loses_nothing_and_shows_no_half_shard(
         self, root: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
