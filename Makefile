@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test faults check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/orch demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.installed
+	ORCH_FAULTS=long $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

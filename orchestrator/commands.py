@@ -6,7 +6,6 @@ import functools
 import inspect
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -14,6 +13,7 @@ from typing import ParamSpec
 import typer
 
 from orchestrator.errors import OrchError
+from orchestrator.stopping import stoppable
 
 P = ParamSpec("P")
 
@@ -48,20 +48,18 @@ def command(
 
 def run_app(app: typer.Typer) -> None:
     """Do what the command line says: an OrchError becomes one message and exit status 1, Ctrl-C or SIGTERM 130."""
-    # A KeyboardInterrupt it must be: of all that a handler can raise, Ray lets only this one through.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app()
-    except OrchError as error:
-        if _verbose:
-            logging.getLogger(__name__).exception("failed")
-        _fail(str(error), 1)
-    except (_Stopped, KeyboardInterrupt):
-        _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    with stoppable():
+        try:
+            app()
+        except OrchError as error:
+            if _verbose:
+                logging.getLogger(__name__).exception("failed")
+            _fail(str(error), 1)
+        except (_Stopped, KeyboardInterrupt):
+            _fail("Stopped. What was finished is kept: the same command goes on from here.", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
 
 def _fail(message: str, status: int) -> None:

@@ -53,6 +53,7 @@ def run_progress(run: Run) -> list[Progress]:
         *vocabulary_progress(run),
         *training_progress(run),
         evaluation_progress(run),
+        *measured_transfer(run),
         _report(run),
     ]
 
@@ -227,6 +228,27 @@ def evaluation_progress(run: Run) -> Progress:
         return Progress("evaluate", run.expanded.setup, 0, total, "figures", detail=NOT_STARTED)
     count = total if done else min(total - 1, path.read_text(encoding="utf-8").count('"masked_lm_accuracy"'))
     return Progress("evaluate", run.expanded.setup, count, total, "figures")
+
+
+def measured_transfer(run: Run) -> list[Progress]:
+    """Cells of the last `orch transfer` that have figures; nothing where none was called."""
+    from orchestrator.steps.transferring import plan_path, rows_path
+
+    there: dict[str, str] = {}  # cell -> task
+    with suppress(OSError):
+        for line in rows_path(run).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                there[row["cell"]] = row["task"]
+    asked: object = None
+    with suppress(OSError, ValueError):
+        asked = json.loads(plan_path(run).read_bytes())
+    cells = {cell for cell in asked if isinstance(cell, str)} if isinstance(asked, list) else there.keys()
+    if not cells:
+        return []
+    tasks = ", ".join(dict.fromkeys(there.values())) or "tasks"
+    done = len(cells & there.keys())
+    return [Progress("transfer", tasks, done, len(cells), "cells", detail="" if done else NOT_STARTED)]
 
 
 def _report(run: Run) -> Progress:

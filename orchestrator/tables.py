@@ -203,7 +203,7 @@ def print_sweep_plan(plan: SweepPlan) -> None:
             escape(cell.name),
             escape(cell.sets),
             f"{sum(student.encoder_parameters for student in cell.students) / 1e6:.1f} M",
-            f"{max(student.steps for student in cell.students):,}",
+            "as timed" if cell.is_open else f"{max(student.steps for student in cell.students):,}",
             f"{cell.done} of {cell.runs}",
             f"{'' if cell.is_measured else '~'}{duration(cell.seconds)}",
         )

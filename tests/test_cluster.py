@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -13,7 +14,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster import Cluster, InProcess, Outcome, open_cluster
+from orchestrator.cluster import Cluster, Gang, InProcess, Outcome, open_cluster
 from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
 from orchestrator.cluster.units import Host, Reply, Work
 from orchestrator.errors import ClusterError, DataError, UnitError
@@ -40,6 +41,22 @@ class Doubler:
             raise DataError("13 is not in the corpus")
         if unit == 14:
             raise ValueError("no such row")
+        return 2 * unit
+
+
+class Defective(Doubler):
+    """Code that is wrong whatever the unit."""
+
+    def run(self, unit: int) -> int:
+        raise KeyError(unit)
+
+
+class Hungry(Doubler):
+    """Has no memory for unit 3."""
+
+    def run(self, unit: int) -> int:
+        if unit == 3:
+            raise MemoryError
         return 2 * unit
 
 
@@ -77,6 +94,56 @@ def run(
     )
 
 
+@dataclass(frozen=True)
+class Seated:
+    """A unit of a gang; rank 1 dies at its first attempt at number 2, rank 2 refuses number 3."""
+
+    number: int
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+
+
+def seated(unit: Seated, rank: int, size: int, address: str) -> Seated:
+    return Seated(unit.number, rank, size, address)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Waits until all of its gang have come, as a collective would."""
+
+    folder: Path
+
+    def run(self, unit: Seated) -> tuple[int, int, str]:
+        attempts = len(list(self.folder.glob(f"tried-{unit.number}-{unit.rank}-*")))
+        (self.folder / f"tried-{unit.number}-{unit.rank}-{attempts}").touch()
+        if (unit.number, unit.rank, attempts) == (2, 1, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (unit.number, unit.rank) == (3, 2):
+            raise DataError("rank 2 has no such file")
+        (self.folder / f"{unit.number}-{unit.rank}").write_text(unit.address)
+        while len(list(self.folder.glob(f"{unit.number}-*"))) < unit.size:
+            time.sleep(0.01)
+        return unit.rank, unit.size, unit.address
+
+
+def meet(cluster: Cluster, folder: Path, *numbers: int, size: int) -> list[Outcome[Seated, tuple[int, int, str]]]:
+    return list(
+        cluster.run_units(
+            partial(Meeting, folder),
+            [Seated(number) for number in numbers],
+            workers=2,
+            cpus=1.0,
+            gpus=0.0,
+            deadline_seconds=60.0,
+            max_attempts=2,
+            label=str,
+            fresh_worker=True,
+            gang=Gang(size, seated),
+        )
+    )
+
+
 class TestInProcess:
     def test_units_run_in_order_on_one_worker(self) -> None:
         made = []
@@ -97,10 +164,18 @@ class TestInProcess:
         with pytest.raises(DataError, match="checkpoint is missing"):
             run(InProcess(), refuse_to_start, range(3))
 
-    def test_defects_name_the_unit_and_keep_the_traceback(self) -> None:
-        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
-            run(InProcess(), Doubler, range(14, 16))
-        assert "raise ValueError" in "".join(raised.value.__notes__)
+    def test_a_defect_names_its_unit_and_stops_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        outcomes = run(InProcess(), Doubler, range(14, 17))
+        assert [outcome.result for outcome in outcomes] == [None, 30, 32]
+        assert outcomes[0].error is not None
+        assert re.match(r"unit 14 failed .*ValueError: no such row$", outcomes[0].error)
+        assert "raise ValueError" in caplog.text
+
+    def test_code_that_always_fails_is_not_tried_on_every_unit(self) -> None:
+        with pytest.raises(UnitError, match=r"^unit 3 failed .*KeyError: 3. The first 3 units all failed") as raised:
+            run(InProcess(), Defective, range(1, 9))
+        assert "raise KeyError" in "".join(raised.value.__notes__)
 
     def test_no_units_no_worker(self) -> None:
         assert run(InProcess(), refuse_to_start, range(0)) == []
@@ -246,6 +321,25 @@ class TestScheduler:
             list(Scheduler(work(range(5, 14), workers=3), actors).outcomes())
         assert not actors.alive
 
+    def test_a_defect_is_given_up_without_another_attempt_and_the_others_are_done(self) -> None:
+        outcomes = list(Scheduler(work(range(14, 24), workers=3), FakeActors({})).outcomes())
+        assert [(o.unit, o.attempts) for o in outcomes if o.error is not None] == [(14, 1)]
+        assert sorted(o.unit for o in outcomes) == list(range(14, 24))
+
+    def test_code_that_always_fails_ends_the_run_and_all_actors(self) -> None:
+        actors = FakeActors({})
+        with pytest.raises(UnitError, match="The first 3 units all failed, so the rest was not begun"):
+            list(Scheduler(replace(work(range(30), workers=2), make_worker=Defective), actors).outcomes())
+        assert not actors.alive
+        assert len(actors.runs) <= 5
+
+    def test_a_worker_without_memory_is_replaced(self) -> None:
+        actors = FakeActors({})
+        outcomes = list(Scheduler(replace(work(range(6)), make_worker=Hungry), actors).outcomes())
+        assert [(o.unit, o.attempts) for o in outcomes if o.error is not None] == [(3, 3)]
+        assert all("ran out of memory" in o.error for o in outcomes if o.error is not None)
+        assert len(actors.hosts) >= 3
+
     def test_actors_end_when_the_caller_stops_listening(self) -> None:
         actors = FakeActors({})
         outcomes = Scheduler(work(range(20, 40), workers=3), actors).outcomes()
@@ -330,6 +424,28 @@ class TestRay:
         assert "unit 7 lost its worker (attempt 1 of 2): it took longer than 4 seconds" in caplog.text
         assert "unit 5 lost its worker (attempt 2 of 2): its process or machine died" in caplog.text
 
+    def test_a_gang_does_each_unit_together_and_is_lost_together(self, cluster: Cluster, tmp_path: Path) -> None:
+        outcomes = meet(cluster, tmp_path, 1, 2, size=3)
+        assert sorted(outcome.unit.number for outcome in outcomes) == [1, 2]
+        for outcome in outcomes:
+            assert outcome.attempts == outcome.unit.number, "rank 1 of unit 2 dies at its first attempt"
+            assert outcome.result is not None
+            assert outcome.result[:2] == (0, 3)
+            host, port = outcome.result[2].rsplit(":", 1)
+            assert host
+            assert 0 < int(port) < 65536
+        assert len(list(tmp_path.glob("1-*"))) == 3
+        assert len({path.read_text() for path in tmp_path.glob("1-*")}) == 1, "all meet at one address"
+
+    def test_what_one_of_a_gang_raises_ends_the_run(self, cluster: Cluster, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="rank 2 has no such file"):
+            meet(cluster, tmp_path, 3, size=3)
+
+    def test_a_gang_without_room_is_refused(self, cluster: Cluster, tmp_path: Path) -> None:
+        problem = "9 workers of one group ask for 9 CPUs and 0 GPUs, and this machine has 8"
+        with pytest.raises(ClusterError, match=problem):
+            meet(cluster, tmp_path, 1, size=9)
+
     def test_every_worker_stays_busy(self, cluster: Cluster, tmp_path: Path) -> None:
         """Busy share while all eight live; a quiet machine gives 0.96, a loaded one is allowed less."""
         outcomes = run(cluster, partial(Rough, tmp_path), range(100, 400), workers=8)
@@ -355,9 +471,9 @@ class TestRay:
     def test_errors_cross_processes_as_they_are(self, cluster: Cluster) -> None:
         with pytest.raises(DataError, match=r"^13 is not in the corpus$"):
             run(cluster, Doubler, range(13, 14))
-        with pytest.raises(UnitError, match=r"^unit 14 failed .*ValueError: no such row\n") as raised:
-            run(cluster, Doubler, range(14, 15))
-        assert "raise ValueError" in "".join(raised.value.__notes__)
+        (outcome,) = run(cluster, Doubler, range(14, 15))
+        assert (outcome.result, outcome.attempts) == (None, 1)
+        assert re.match(r"unit 14 failed .*ValueError: no such row$", outcome.error)
         with pytest.raises(DataError, match="checkpoint is missing"):
             run(cluster, refuse_to_start, range(2))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.config.loading import parse_config
 from orchestrator.config.setups import expand
-from orchestrator.progress import training_progress
+from orchestrator.progress import measured_transfer, training_progress
 from orchestrator.run import Run
 
 
@@ -47,3 +47,18 @@ def test_one_phase_is_not_worth_a_word(tmp_path: Path) -> None:
     run = run_of(tmp_path, objectives=[{"type": "masked-lm"}])
     logged(run, "student", phase="all")
     assert [line.detail for line in training_progress(run)] == ["masked-lm 2.500"]
+
+
+def test_transfer_counts_the_cells_of_the_last_call(tmp_path: Path) -> None:
+    run = run_of(tmp_path, objectives=[{"type": "masked-lm"}])
+    assert measured_transfer(run) == []
+    folder = tmp_path / "transfer"
+    folder.mkdir()
+    rows = [{"cell": cell, "task": "pos", "metric": metric} for cell in "abx" for metric in ("accuracy", "macro_f1")]
+    torn = '{"cell": "c", "ta'
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + torn, encoding="utf-8")
+    (all_of_it,) = measured_transfer(run)
+    assert (all_of_it.done, all_of_it.total, all_of_it.name) == (3, 3, "pos")
+    (folder / "plan.json").write_text(json.dumps(["a", "b", "c", "d"]), encoding="utf-8")
+    (asked,) = measured_transfer(run)
+    assert (asked.done, asked.total, asked.unit) == (2, 4, "cells")

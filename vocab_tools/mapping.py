@@ -5,7 +5,7 @@ V student ids, V_t ids of one teacher.
     vocab.json            {"0": "[PAD]", …}: student id -> token
     maps/NAME.npy         int32 [V_t]: teacher id -> student id, -1 where there is none
     tokenizers/NAME/      the student's tokenizer for the texts of this teacher (also under the names of languages)
-    mapping.json          format, size, and the hashes of every file above and of every teacher's tokenizer
+    mapping.json          format, size, the hashes of every file above, of every teacher's tokenizer and of itself
     report.json, .html    what happened, and merged.tsv; not hashed
 """
 
@@ -22,13 +22,14 @@ import numpy.typing as npt
 
 from vocab_tools.canonical import ROLES, Role
 from vocab_tools.errors import VocabularyError
-from vocab_tools.files import hash_file
+from vocab_tools.files import hash_bytes, hash_file
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
 from vocab_tools.tokenizers import dump
 from vocab_tools.union import Int32
 
 MAPPING_FILE = "mapping.json"
 FORMAT = 1
+_KEYS = {"format", "size", "merge", "teachers", "opened", "tokenizers", "files"}
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise VocabularyError(f"{path} has format {document['format']}, this version reads {FORMAT}")
+        checksum = document.pop("checksum", None)  # folders of before it had none
+        if set(document) != _KEYS or (checksum is not None and checksum != hash_bytes(dump(document))):
+            raise ValueError("its content does not fit its checksum")
         vocabulary = Vocabulary(
             folder=folder,
             size=document["size"],
@@ -146,7 +150,7 @@ def write_mapping(
     opened: Mapping[str, str],
     tokenizers: Mapping[str, str],
 ) -> None:
-    """Write mapping.json, with the hash of every file that is already in the folder."""
+    """Write mapping.json, with the hash of every file that is already in the folder and of itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     document = {
         "format": FORMAT,
@@ -157,7 +161,7 @@ def write_mapping(
         "tokenizers": dict(sorted(tokenizers.items())),
         "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
     }
-    (folder / MAPPING_FILE).write_bytes(dump(document))
+    (folder / MAPPING_FILE).write_bytes(dump(document | {"checksum": hash_bytes(dump(document))}))
 
 
 def translate(ids: npt.NDArray[np.integer], table: Int32, *, missing: int | None = None) -> Int32:

@@ -3,6 +3,6 @@
 from orchestrator.cluster.base import Cluster, InProcess
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.cluster.pools import Pending, Pool, PoolPlan
-from orchestrator.cluster.units import Outcome, Worker
+from orchestrator.cluster.units import Gang, Outcome, Worker
 
-__all__ = ["Cluster", "InProcess", "Outcome", "Pending", "Pool", "PoolPlan", "Worker", "open_cluster"]
+__all__ = ["Cluster", "Gang", "InProcess", "Outcome", "Pending", "Pool", "PoolPlan", "Worker", "open_cluster"]

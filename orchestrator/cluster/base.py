@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
-from orchestrator.cluster.units import Host, Outcome, R, U, Work, Worker
+from orchestrator.cluster.units import Gang, Host, Judge, Outcome, R, U, Work, Worker
 
 
 class Cluster(ABC):
@@ -29,6 +29,7 @@ class Cluster(ABC):
         max_attempts: int,
         label: Callable[[U], str],
         fresh_worker: bool = False,
+        gang: Gang[U] | None = None,
     ) -> Iterator[Outcome[U, R]]:
         """Yield one outcome per unit, in the order of completion.
 
@@ -36,13 +37,17 @@ class Cluster(ABC):
         the worker lives. A unit that runs longer than `deadline_seconds` counts as lost with its worker. With
         `fresh_worker` every unit has a process of its own. `label` names a unit in messages.
 
-        Raises what a unit raised: an OrchError as it is, anything else as a UnitError whose note is the traceback.
+        With a `gang`, each of the `workers` is as many processes, each with `cpus` and `gpus`, that do a unit together;
+        the result is that of rank 0, and when one is lost all are. In process a unit is done by one.
+
+        A unit that raises is given up without another attempt, its traceback goes to the log, and the others are done.
+        Raises an OrchError of a unit as it is, and UnitError when the first three units that end all raise.
         Raises ClusterError when workers die while they start, or when no machine has room for one.
         """
         assert workers >= 1
         assert max_attempts >= 1
         return self._outcomes(
-            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker)
+            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker, gang)
         )
 
     @abstractmethod
@@ -65,11 +70,11 @@ class InProcess(Cluster):
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         host: Host[U, R] = Host()
+        judge = Judge(work)
         for number, unit in enumerate(work.units):
             if number == 0 or work.fresh_worker:
                 host.start(work.make_worker).unwrap(work.worker_name)
-            reply = host.run(unit)
-            yield Outcome(unit, reply.unwrap(work.label(unit)), 1, reply.seconds)
+            yield judge.outcome(unit, host.run(unit), attempts=1)
 
     @contextmanager
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:

@@ -7,26 +7,22 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal
 
 from orchestrator.cluster.base import Cluster, InProcess
+from orchestrator.cluster.homes import HOME_PREFIX, clear_abandoned_homes, end_processes, own_home
 from orchestrator.cluster.pools import Pool, PoolPlan
+from orchestrator.cluster.ray_actors import RayActors, RayGangs
 from orchestrator.cluster.ray_pool import open_ray_pool
-from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
-from orchestrator.cluster.units import Host, Outcome, R, Reply, U, Work, own_threads, set_environment
+from orchestrator.cluster.scheduler import Scheduler
+from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
 from orchestrator.errors import ClusterError
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
-    from ray.actor import ActorHandle
+from orchestrator.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +47,9 @@ class RayCluster(Cluster):
         self._is_local = is_local
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        self._check_room(work.cpus, work.gpus)
-        scheduler = Scheduler(work, _RayActors[R](work.cpus, work.gpus))
+        self._check_room(work.cpus, work.gpus, together=work.gang.size if work.gang else 1)
+        actors = RayGangs[U, R](work, work.gang) if work.gang else RayActors[R](work.cpus, work.gpus)
+        scheduler = Scheduler(work, actors)
         try:
             yield from scheduler.outcomes()
         finally:
@@ -68,9 +65,15 @@ class RayCluster(Cluster):
             finally:
                 self.num_lost += pool.num_restarted()
 
-    def _check_room(self, cpus: float, gpus: float) -> None:
+    def _check_room(self, cpus: float, gpus: float, *, together: int = 1) -> None:
         import ray
 
+        if together > 1 and self._is_local and (together * cpus > self.cpus or together * gpus > self.gpus):
+            raise ClusterError(
+                f"{together} workers of one group ask for {together * cpus:g} CPUs and {together * gpus:g} GPUs, and "
+                f"this machine has {self.cpus:g} and {self.gpus:g}; lower what the section 'cluster' gives to a "
+                "student, or cluster.student_workers"
+            )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         rooms = {(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes}
         if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in rooms):
@@ -80,51 +83,6 @@ class RayCluster(Cluster):
         if self._is_local:
             raise ClusterError(f"{problem}; lower what the section 'cluster' gives to a teacher or student")
         logger.warning("%s; waiting until one with more joins", problem)
-
-
-class _RayActors(Generic[R]):
-    """The scheduler's view of Ray."""
-
-    def __init__(self, cpus: float, gpus: float) -> None:
-        import ray
-
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
-        self._class = ray.remote(Host).options(**options)
-
-    def new(self) -> ActorHandle:
-        return self._class.remote()
-
-    def call(self, actor: ActorHandle, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
-        if method == "settle":
-            argument = own_threads()
-        return getattr(actor, method).remote(argument)
-
-    def wait(self, refs: list[ObjectRef], timeout_seconds: float | None) -> ObjectRef | None:
-        import ray
-
-        ended, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-        return ended[0] if ended else None
-
-    def reply(self, ref: ObjectRef) -> Reply[R]:
-        import ray
-
-        try:
-            reply: Reply[R] = ray.get(ref)
-        except (
-            ray.exceptions.RayTaskError
-        ) as error:  # what the worker raises comes as a reply, so this is the way to it
-            return Reply(None, failure=f"its call or its reply cannot be sent ({error.cause})", trace=str(error))
-        except ray.exceptions.OutOfMemoryError as error:
-            raise LostWorkerError("its machine ran out of memory") from error
-        except ray.exceptions.RayError as error:
-            raise LostWorkerError("its process or machine died") from error
-        return reply
-
-    def end(self, actor: ActorHandle) -> None:
-        import ray
-
-        if ray.is_initialized():  # else ray.kill would start a Ray of its own
-            ray.kill(actor)
 
 
 @contextmanager
@@ -151,8 +109,7 @@ def open_cluster(
     if ray.is_initialized():
         raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
     opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
-    with _sigterm_restored(), opened as cluster:
-        _sigterm_as_interrupt()
+    with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
         yield cluster
 
 
@@ -162,7 +119,10 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
 
     # Ray opens its session folder to everybody, and its ports too: hence a closed folder around it, and a token. The
     # paths of its sockets must stay below 107 bytes, which a long TMPDIR would break.
-    home = Path(tempfile.mkdtemp(prefix="orch-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
+    place = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    clear_abandoned_homes(place)
+    home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=place))
+    owner = own_home(home)
     token = home / "token"
     token.touch(mode=0o600)
     token.write_text(_token())
@@ -181,10 +141,11 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
         failed = cluster.num_lost > 0
     finally:
         with ExitStack() as after:  # last in, first out, and each even if the one before it fails
+            after.callback(os.close, owner)
             after.callback(shutil.rmtree, home, ignore_errors=True)
             if failed:
                 after.callback(_copy_worker_output, home / "ray", log_folder / "ray")
-            after.callback(_end_processes, home)
+            after.callback(end_processes, home)
             after.callback(ray.shutdown)
 
 
@@ -219,23 +180,6 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
         ) from error
 
 
-def _end_processes(home: Path) -> None:
-    """End what Ray forgets when its start failed or was interrupted: every other process that logs under `home`."""
-    import psutil
-
-    forgotten = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            is_other = process.pid != os.getpid()
-            if is_other and any(Path(file.path).is_relative_to(home) for file in process.open_files()):
-                forgotten.append(process)
-    _, alive = psutil.wait_procs(forgotten, timeout=1.0)
-    for process in alive:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=1.0)
-
-
 @contextmanager
 def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
     import ray
@@ -267,23 +211,6 @@ def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
         yield cluster
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _sigterm_restored() -> Iterator[None]:
-    """Put back the handler of SIGTERM that `_sigterm_as_interrupt` and ray.init replace."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-def _sigterm_as_interrupt() -> None:
-    """Let SIGTERM do what Ctrl-C does; called after ray.init, whose own handlers end differently here and there."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeAlias
 
-from orchestrator.cluster.units import Outcome, R, Reply, U, Work
+from orchestrator.cluster.units import Judge, Outcome, R, Reply, U, Work
 from orchestrator.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
 Actor: TypeAlias = Hashable
 Ref: TypeAlias = Hashable
+
+
+#: A worker may take so long to come to life, however short the deadline of a unit is: it loads a model, once.
+_START_SECONDS = 300.0
 
 
 class LostWorkerError(Exception):
@@ -100,6 +104,7 @@ class Scheduler(Generic[U, R]):
 
     def __init__(self, work: Work[U, R], actors: Actors[R]) -> None:
         self._work, self._actors = work, actors
+        self._judge = Judge(work)
         self._waiting = deque(_Task(unit) for unit in work.units)
         self._seats: list[_Seat[U]] = []
         self._failed_starts = 0
@@ -127,7 +132,7 @@ class Scheduler(Generic[U, R]):
             # it may wait long for room, so the deadline holds from its first sign of life on
             seat.add(_Call(self._actors.call(seat.actor, "settle", None), None, math.inf))
             start = self._actors.call(seat.actor, "start", self._work.make_worker)
-            seat.add(_Call(start, None, self._work.deadline_seconds))
+            seat.add(_Call(start, None, max(self._work.deadline_seconds, _START_SECONDS)))
             self._seats.append(seat)
         ready = [seat for seat in self._seats if seat.is_ready]
         for seat in ready:
@@ -159,18 +164,19 @@ class Scheduler(Generic[U, R]):
 
     def _finish(self, seat: _Seat[U], has_ended: bool) -> Outcome[U, R] | None:
         if not has_ended:
-            raise LostWorkerError(f"it took longer than {self._work.deadline_seconds:g} seconds")
+            raise LostWorkerError(f"it took longer than {seat.calls[0].deadline_seconds:g} seconds")
         reply = self._actors.reply(seat.calls[0].ref)
+        if reply.out_of_memory:
+            raise LostWorkerError("it ran out of memory")
         call = seat.finish_first()
         if call.task is None:
             reply.unwrap(self._work.worker_name)
             if not seat.calls:
                 seat.is_ready, self._failed_starts = True, 0
             return None
-        result = reply.unwrap(self._work.label(call.task.unit))
         if self._work.fresh_worker:
             self._leave(seat)
-        return Outcome(call.task.unit, result, call.task.attempts, reply.seconds)
+        return self._judge.outcome(call.task.unit, reply, attempts=call.task.attempts)
 
     def _lose(self, seat: _Seat[U], reason: str) -> Outcome[U, R] | None:
         """Give the actor up and put its units back; the outcome of the one that ran, if that was its last attempt."""

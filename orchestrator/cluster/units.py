@@ -1,11 +1,13 @@
 """Units of work, the workers that do them, and what becomes of them; without Ray.
 
 A unit is a pure function of its specification with a durable result, so that running it twice does no harm. A lost
-worker is replaced and its unit tried again, a bounded number of times; an exception of the unit itself ends the run.
+worker is replaced and its unit tried again, a bounded number of times. A unit that raises is given up at once, for it
+would raise again; an OrchError, which a person has to mend, ends the run.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -15,6 +17,11 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from orchestrator.errors import OrchError, UnitError
+
+logger = logging.getLogger(__name__)
+
+#: As many units fail before any is done, and it is the code or all of the data that is wrong.
+_FAILURES_THAT_TELL = 3
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -30,13 +37,25 @@ class Worker(Protocol[U_contra, R_co]):
 
 @dataclass(frozen=True)
 class Outcome(Generic[U, R]):
-    """What became of a unit. `error`, half a sentence, is set when it lost its worker `attempts` times."""
+    """What became of a unit. `error`, half a sentence, is set when it was given up: it raised, or it lost its worker
+    `attempts` times."""
 
     unit: U
     result: R | None
     attempts: int
     seconds: float
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Gang(Generic[U]):
+    """`size` workers that do each unit together, as ranks 0 … size − 1 that meet at an address HOST:PORT.
+
+    `seated` (picklable) gives the unit as one of them is told it: (unit, rank, size, address).
+    """
+
+    size: int
+    seated: Callable[[U, int, int, str], U]
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,7 @@ class Work(Generic[U, R]):
     max_attempts: int
     label: Callable[[U], str]
     fresh_worker: bool
+    gang: Gang[U] | None = None
 
     @property
     def worker_name(self) -> str:
@@ -61,25 +81,64 @@ class Work(Generic[U, R]):
 
 @dataclass(frozen=True)
 class Reply(Generic[R]):
-    """What a call of a worker gave, or how it failed; travels between processes."""
+    """What a call of a worker gave, or how it failed; travels between processes.
+
+    `out_of_memory`: the failure is one of this process, where what was loaded before may be in the way.
+    """
 
     result: R | None
     seconds: float = 0.0
     error: OrchError | None = None
     failure: str | None = None
     trace: str = ""
+    out_of_memory: bool = False
 
     def unwrap(self, name: str) -> R | None:
         """The result; raises what the call raised, where `name` is what was done."""
         if self.error is not None:
             raise self.error
         if self.failure is not None:
-            error = UnitError(
-                f"{name} failed and was not tried again, since it would fail the same way: {self.failure}"
-            )
+            error = UnitError(self.complaint(name))
             error.add_note(self.trace)
             raise error
         return self.result
+
+    def complaint(self, name: str) -> str:
+        """That `name` failed, and how; half a sentence."""
+        return f"{name} failed and was not tried again, since it would fail the same way: {self.failure}"
+
+
+class Judge(Generic[U, R]):
+    """Turns replies to units into outcomes, and tells one bad unit from bad code: by whether any other was done."""
+
+    def __init__(self, work: Work[U, R]) -> None:
+        self._work = work
+        self._num_failed = 0
+        self._any_done = False
+
+    def outcome(self, unit: U, reply: Reply[R], *, attempts: int) -> Outcome[U, R]:
+        """The outcome of a unit that has ended.
+
+        Raises:
+            OrchError: what the unit raised for a person to mend.
+            UnitError: this unit raised, and so did all before it.
+        """
+        name = self._work.label(unit)
+        if reply.failure is None:
+            result = reply.unwrap(name)
+            self._any_done = True
+            return Outcome(unit, result, attempts, reply.seconds)
+        self._num_failed += 1
+        if not self._any_done and self._num_failed >= _FAILURES_THAT_TELL:
+            error = UnitError(
+                f"{reply.complaint(name).rstrip()}. The first {self._num_failed} units all failed, so the rest was not "
+                "begun."
+            )
+            error.add_note(reply.trace)
+            raise error
+        logger.warning("%s", reply.complaint(name))
+        logger.info("%s", reply.trace)
+        return Outcome(unit, None, attempts, reply.seconds, reply.complaint(name))
 
 
 class Host(Generic[U, R]):
@@ -132,4 +191,6 @@ def _attempt(call: Callable[[], R]) -> Reply[R]:
         return Reply(None, time.monotonic() - started, error=error)
     except Exception as error:
         failure = traceback.format_exception_only(error)[-1].strip()
-        return Reply(None, time.monotonic() - started, failure=failure, trace=traceback.format_exc())
+        exhausted = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's name for it
+        seconds = time.monotonic() - started
+        return Reply(None, seconds, failure=failure, trace=traceback.format_exc(), out_of_memory=exhausted)

@@ -69,11 +69,16 @@ class SamplingSection(Section):
 
 
 class ParallelText(Section):
-    """A table whose rows are translations: one column per language (`columns` maps language to column name)."""
+    """A table whose rows are translations: one column per language (`columns` maps language to column name).
+
+    With `key`, a column that all files have, files are joined on it rather than put one after another: each may then
+    lack some of the columns.
+    """
 
     name: Name
     files: tuple[str, ...]
     columns: dict[Language, str]
+    key: str | None = None
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     max_pairs: Positive | None = None
 

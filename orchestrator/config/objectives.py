@@ -190,6 +190,15 @@ class SentenceVectorsObjective(_Objective):
         return self
 
 
+class AnchorsObjective(_Objective):
+    """½‖e − ē‖², e a student's word embedding of a token that others of its group have too, ē the mean of them all.
+
+    It needs no teacher. Special tokens are left out. Students of a setup that have it are one group.
+    """
+
+    type: Literal["anchors"]
+
+
 #: Objectives that compare layers by a map.
 MatchedObjective: TypeAlias = (
     HiddenStatesObjective | AttentionScoresObjective | AttentionProbabilitiesObjective | RelationsObjective
@@ -206,6 +215,12 @@ Objective: TypeAlias = Annotated[
     | AttentionProbabilitiesObjective
     | RelationsObjective
     | EmbeddingsObjective
-    | SentenceVectorsObjective,
+    | SentenceVectorsObjective
+    | AnchorsObjective,
     Field(discriminator="type"),
 ]
+
+
+def needs_teacher(objective: Objective) -> bool:
+    """Whether a teacher has a say in it."""
+    return not isinstance(objective, MaskedLMObjective | AnchorsObjective)

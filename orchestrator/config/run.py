@@ -11,7 +11,7 @@ from orchestrator.config.base import Language, Name, Positive, Section, Share, n
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
 from orchestrator.config.objectives import Objective
-from orchestrator.config.transfer import TransferSection
+from orchestrator.config.transfer import TaskSection, TransferSection
 from orchestrator.errors import ConfigError
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
@@ -111,15 +111,35 @@ class PhaseSection(Section):
 
 
 class EvaluationSection(Section):
-    """What is measured at the end, on held-out text and on parallel text."""
+    """What is measured at the end, on held-out text, on parallel text, and by linear probes on labelled sentences."""
 
     max_texts: Positive = 500
     parallel: tuple[ParallelSource, ...] = ()
+    probes: dict[Name, TaskSection] = Field(default_factory=dict)
     teachers: bool = True
+
+    @field_validator("probes")
+    @classmethod
+    def _of_sentences(cls, probes: dict[Name, TaskSection]) -> dict[Name, TaskSection]:
+        for name, task in probes.items():
+            if task.kind != "sentence":
+                raise ValueError(f"'{name}' is of kind {task.kind}; a probe reads one vector a sentence: kind sentence")
+        return probes
+
+    @field_validator("parallel")
+    @classmethod
+    def _names_differ(cls, parallel: tuple[ParallelSource, ...]) -> tuple[ParallelSource, ...]:
+        if len({source.name for source in parallel}) != len(parallel):
+            raise ValueError("two sources have one name, which is what their figures are told apart by")
+        return parallel
 
 
 class ClusterSection(Section):
-    """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all."""
+    """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all.
+
+    `student_workers` processes train each group of students together, data-parallel: the micro-batches of a step go to
+    them in turn, so more of them than a step has would idle. `cpus_per_student`, `gpus_per_student`: of each process.
+    """
 
     address: str | None = None
     teacher_actors: Positive | None = None
@@ -127,6 +147,7 @@ class ClusterSection(Section):
     gpus_per_teacher: float | None = Field(default=None, ge=0.0)
     cpus_per_student: float | None = Field(default=None, gt=0.0)
     gpus_per_student: float | None = Field(default=None, ge=0.0)
+    student_workers: Positive = 1
     unit_deadline_seconds: float = Field(default=3600.0, gt=0.0)
     max_attempts: Positive = 3
     object_store_megabytes: Positive = 512

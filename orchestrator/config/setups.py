@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.config.base import nearest
 from orchestrator.config.models import InitialisationSection, StudentSection, StudentTemplate
-from orchestrator.config.objectives import MaskedLMObjective, Objective
+from orchestrator.config.objectives import AnchorsObjective, MaskedLMObjective, Objective, needs_teacher
 from orchestrator.config.phases import PhaseSpec, distinct_objectives, make_phases, whole_training
 from orchestrator.config.run import RunConfig, Setup
 from orchestrator.errors import ConfigError
@@ -35,7 +35,7 @@ class StudentSpec:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Students that are trained together because they share parameters."""
+    """Students that are trained together: they share parameters, or one is held to another."""
 
     name: str
     students: tuple[StudentSpec, ...]
@@ -117,15 +117,16 @@ def _section(
 
 def _groups(config: RunConfig, sections: dict[str, StudentSection]) -> tuple[GroupSpec, ...]:
     answering = _answering(config)
-    sharing = bool(config.share.parts) or config.share.projections
+    specs = {name: _spec(config, name, section, answering) for name, section in sections.items()}
+    joined = bool(config.share.parts) or config.share.projections or any(map(_is_anchored, specs.values()))
     members: dict[str, list[StudentSpec]] = defaultdict(list)
     for name, section in sections.items():
-        spec = _spec(config, name, section, answering)
-        members[section.group or ("together" if sharing and len(sections) > 1 else name)].append(spec)
+        members[section.group or ("together" if joined and len(sections) > 1 else name)].append(specs[name])
     for part in config.share.parts:
         _check_shared(part, members)
     for group, students in members.items():
         _check_progress(config, group, students)
+        _check_anchors(config, group, students)
     return tuple(GroupSpec(name=name, students=tuple(students)) for name, students in members.items())
 
 
@@ -192,7 +193,11 @@ def _twin(group: GroupSpec, config: RunConfig) -> GroupSpec:
 
 
 def _has_teacher(student: StudentSpec) -> bool:
-    return any(objective.type != "masked-lm" for objective in student.objectives)
+    return any(map(needs_teacher, student.objectives))
+
+
+def _is_anchored(student: StudentSpec) -> bool:
+    return any(isinstance(objective, AnchorsObjective) for objective in student.objectives)
 
 
 def _answering(config: RunConfig) -> dict[str, list[str]]:
@@ -279,6 +284,28 @@ def _check_progress(config: RunConfig, group: str, students: list[StudentSpec]) 
         raise ConfigError(
             f"phases.{moving}.progress: the students of group '{group}' have {' and '.join(map(str, depths))} layers, "
             "and go from layer to layer together; give them one depth, or groups of their own."
+        )
+
+
+def _check_anchors(config: RunConfig, group: str, students: list[StudentSpec]) -> None:
+    """Students are held together that have embeddings of their own, of one width."""
+    held = [student for student in students if _is_anchored(student)]
+    if not held:
+        return
+    if "embedding" in config.share.parts:
+        raise ConfigError(
+            "Objective anchors: with share.parts: [embedding] a token has one row for all students, so that nothing is "
+            "to be held together; leave the objective or the shared embedding out."
+        )
+    if len(held) == 1:
+        raise ConfigError(
+            f"Objective anchors holds students of one group together, and in group '{group}' only '{held[0].name}' has "
+            "it; take setup one-to-many, give it to another student of that group, or leave it out."
+        )
+    if len({student.template.hidden_size for student in held}) > 1:
+        raise ConfigError(
+            f"Objective anchors compares the word embeddings of {', '.join(student.name for student in held)}, which "
+            "differ in hidden_size; give them the same, or groups of their own."
         )
 
 

@@ -1,4 +1,4 @@
-"""Sentences that translate one another, read from a wide table: one column per language, one row per meaning."""
+"""Sentences that translate one another, read from wide tables: one column per language, one row per meaning."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ class ParallelTexts:
 def read_parallel(source: ParallelText) -> ParallelTexts:
     """The rows of `source` that pass `where` and have text in every column, at most `max_pairs`, evenly spread.
 
+    With a `key`, a row is what all files say of one value of it, in the order of the first file. What several files say
+    is taken from the first of them; a file that has a column of `where` contributes the rows that pass alone.
+
     Raises:
-        DataError: no file, a column that is not there, or no row that qualifies.
+        DataError: no file, a column that is not there, a key that is there twice, or no row that qualifies.
     """
-    columns = [*source.columns.values(), *source.where]
-    table = pa.concat_tables([_read(path, columns, source.name) for path in _paths(source)])
-    for column, allowed in source.where.items():
-        table = table.filter(pc.is_in(table[column].cast(pa.string()), value_set=pa.array(allowed, pa.string())))
+    tables = [(path, _read(path, source.name)) for path in _paths(source)]
+    table = _one_below_another(tables, source) if source.key is None else _joined(tables, source.key, source)
     for column in source.columns.values():
-        filled = pc.not_equal(pc.utf8_trim_whitespace(table[column].cast(pa.string())), "")
+        filled = pc.not_equal(pc.utf8_trim_whitespace(table[column]), "")
         table = table.filter(filled)  # a null compares to null, which the filter drops
     if table.num_rows == 0:
         raise DataError(
@@ -59,7 +60,7 @@ def read_parallel(source: ParallelText) -> ParallelTexts:
     table = table.take(np.arange(count) * table.num_rows // count)
     return ParallelTexts(
         source.name,
-        {language: table[column].cast(pa.string()).to_pylist() for language, column in source.columns.items()},
+        {language: table[column].to_pylist() for language, column in source.columns.items()},
     )
 
 
@@ -74,25 +75,77 @@ def _paths(source: ParallelText) -> list[Path]:
     return paths
 
 
-def _read(path: Path, columns: list[str], name: str) -> pa.Table:
+def _one_below_another(tables: list[tuple[Path, pa.Table]], source: ParallelText) -> pa.Table:
+    wanted = [*source.columns.values(), *source.where]
+    for path, table in tables:
+        for column in wanted:
+            _require(column, table, path, source.name)
+    return pa.concat_tables([_passing(_words(table, wanted), source) for _, table in tables])
+
+
+def _joined(tables: list[tuple[Path, pa.Table]], key: str, source: ParallelText) -> pa.Table:
+    """The inner join of all files on `key`; it keeps the order of the first."""
+    wanted = [*source.columns.values(), *source.where]
+    there = sorted({column for _, table in tables for column in table.column_names})
+    for column in wanted:
+        if column not in there:
+            raise DataError(
+                f"parallel text '{source.name}': none of its files has a column '{column}'; {nearest(column, there)}"
+            )
+    joined: pa.Table | None = None
+    for path, table in tables:
+        _require(key, table, path, source.name)
+        own = [column for column in dict.fromkeys(wanted) if column in table.column_names and column != key]
+        part = _passing(_words(table, [key, *own]), source).filter(pc.is_valid(pc.field(key)))
+        counts = pc.value_counts(part[key])
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))
+        if len(twice):
+            raise DataError(
+                f"parallel text '{source.name}': {path} has {twice[0]['counts']} rows whose '{key}' is "
+                f"{twice[0]['values']}; a key names one row: choose another column, or fewer rows with `where`."
+            )
+        if joined is None:
+            joined = part
+            continue
+        at = pc.index_in(joined[key], value_set=part[key].combine_chunks())
+        joined, part = joined.filter(pc.is_valid(at)), part.take(at.drop_null())
+        for column in own:
+            if column not in joined.column_names:
+                joined = joined.append_column(column, part[column])
+    assert joined is not None, "a source without files is refused before"
+    return joined
+
+
+def _words(table: pa.Table, columns: list[str]) -> pa.Table:
+    return pa.table({column: table[column].cast(pa.string()) for column in columns})
+
+
+def _passing(table: pa.Table, source: ParallelText) -> pa.Table:
+    for column, allowed in source.where.items():
+        if column in table.column_names:
+            table = table.filter(pc.is_in(table[column], value_set=pa.array(allowed, pa.string())))
+    return table
+
+
+def _require(column: str, table: pa.Table, path: Path, name: str) -> None:
+    if column not in table.column_names:
+        raise DataError(
+            f"parallel text '{name}': {path} has no column '{column}'; {nearest(column, table.column_names)}"
+        )
+
+
+def _read(path: Path, name: str) -> pa.Table:
     try:
         match path.suffix:
             case ".parquet":
-                table = pyarrow.parquet.read_table(path)
+                return pyarrow.parquet.read_table(path)
             case ".jsonl" | ".json":
-                table = pyarrow.json.read_json(path)
+                return pyarrow.json.read_json(path)
             case ".tsv":
                 quoting = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
-                table = pyarrow.csv.read_csv(path, parse_options=quoting)
+                return pyarrow.csv.read_csv(path, parse_options=quoting)
             case ".csv":
-                table = pyarrow.csv.read_csv(path)
-            case _:
-                raise DataError(f"parallel text '{name}': {path} is no table that can be read; use {_READERS}.")
+                return pyarrow.csv.read_csv(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"parallel text '{name}': {path} cannot be read: {str(error).splitlines()[0]}.") from None
-    for column in columns:
-        if column not in table.column_names:
-            raise DataError(
-                f"parallel text '{name}': {path} has no column '{column}'; {nearest(column, table.column_names)}"
-            )
-    return table.select(columns)
+    raise DataError(f"parallel text '{name}': {path} is no table that can be read; use {_READERS}.")

@@ -17,7 +17,7 @@ from orchestrator.records import MetricRow
 def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
     """Measure every model of `job`, yielding rows as they are known.
 
-    | metric | what `value` is; `n` counts the masked tokens or the pairs of sentences |
+    | metric | what `value` is; `n` counts the masked tokens, the pairs of sentences or the test sentences |
     |---|---|
     | masked_lm_accuracy, masked_lm_nats | share right, cross-entropy per masked token |
     | bits_per_character | bits per masked token × tokens per character: comparable across vocabularies |
@@ -26,7 +26,9 @@ def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
     | teacher_kl_shared | the part of that KL within the tokens that both have |
     | teacher_mass_outside | the teacher's mass on tokens that the model lacks |
     | retrieval_cosine, retrieval_csls, retrieval_chance | share of translations found, by layer and direction |
-    | cka, cka_shuffled | of the last layers of both sides, and with the pairs shuffled |
+    | cka, cka_shuffled | of both sides, by layer, and with the pairs shuffled |
+    | neuron_correlation, neuron_correlation_shuffled | mean over neurons of the correlation across translations |
+    | head_swap_accuracy, head_swap_chance | of a probe fitted on `language`, tested on `other_language`, by layer |
 
     Raises:
         DataError: text, a tokenizer or a checkpoint cannot be used; the text names it.

@@ -31,7 +31,7 @@ def masked_lm_rows(job: EvaluationJob, corpus: Corpus) -> Iterator[MetricRow]:
     """Masked LM of every model that has a head, on held-out and on training text, and the fidelity of students.
 
     Teachers come first and run once: what their head reads at the masked positions is kept (a few MB per language),
-    and their distributions are rebuilt from that for each student.
+    with their partition there, so that for each student only the logits of tokens that it has are computed again.
     """
     texts = _Texts(job, corpus)
     heads: dict[tuple[str, str, Split], MaskedHead] = {}

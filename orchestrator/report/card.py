@@ -10,7 +10,7 @@ import yaml
 
 from orchestrator.config.corpus import TextSource
 from orchestrator.config.models import InitialisationSection, TeacherSection
-from orchestrator.config.objectives import RampSection, Weight, WindowSection
+from orchestrator.config.objectives import RampSection, Weight, WindowSection, needs_teacher
 from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.run import RunConfig
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
@@ -221,7 +221,7 @@ def _names(student: StudentSpec) -> list[str]:
 
 
 def _learns_from_teacher(student: StudentSpec) -> bool:
-    return any(objective.type != "masked-lm" for objective in student.objectives)
+    return any(map(needs_teacher, student.objectives))
 
 
 def _is_on_hub(model: str) -> bool:

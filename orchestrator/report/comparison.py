@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.records import TransferRow
 from orchestrator.report import drawing
 from orchestrator.report.data import Cell, DataFile
-from orchestrator.report.page import environment
+from orchestrator.report.looks import Panel
+from orchestrator.report.page import environment, write_data
+from orchestrator.report.transferred import OTHERS, transfer_tables
 from orchestrator.storage import write_bytes
 
 _HEADER = (
@@ -99,6 +102,7 @@ class Comparison:
     seeds: Sequence[int]
     measures: Sequence[Measure]
     cells: Sequence[ComparedCell]
+    transfer: Sequence[TransferRow] = ()  # `model` is the name of a cell
 
     def best(self, measure: Measure) -> str | None:
         """The cell with the best mean; None where there is nothing to choose from."""
@@ -115,9 +119,10 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     write_bytes(folder / "table.csv", table.csv())
     write_bytes(folder / "table.jsonl", "".join(f"{line}\n" for line in lines).encode())
     write_bytes(folder / "table.md", markdown(comparison).encode())
-    page = folder / "index.html"
-    write_bytes(page, render(comparison).encode())
-    return page
+    page, files = render(comparison)
+    write_data(folder / "data", files)
+    write_bytes(folder / "index.html", page.encode())
+    return folder / "index.html"
 
 
 def data(comparison: Comparison) -> DataFile:
@@ -197,32 +202,36 @@ def legend(comparison: Comparison) -> str:
     )
 
 
-def render(comparison: Comparison) -> str:
-    """The page; it needs nothing but itself."""
-    return (
+def render(comparison: Comparison) -> tuple[str, list[DataFile]]:
+    """The page, which needs nothing but itself, and the files that its plots link to."""
+    files: list[DataFile] = []
+
+    def linked(file: DataFile) -> DataFile:
+        files.append(file)
+        return file
+
+    page = (
         environment()
         .get_template("comparison.html")
         .render(
             comparison=comparison,
+            linked=linked,
             legend=legend(comparison),
             table=data(comparison),
             plots=[plot for measure in comparison.measures if (plot := _plot(comparison, measure)) is not None],
+            transfers=transfer_tables(comparison.transfer),
+            others=OTHERS,
+            cell_names={cell.name: cell.name for cell in comparison.cells},
             mean_words=mean_words,
             verdict=_verdict,
-            role_words={"teacher": "teacher", "baseline": "baseline", "cell": "cell"},
+            cell_words={"teacher": "teacher", "baseline": "baseline", "cell": "cell"},
             role_class={"teacher": "teacher", "baseline": "baseline", "cell": "student"},
         )
     )
+    return page, files
 
 
-@dataclass(frozen=True)
-class _Plot:
-    title: str
-    svg: str
-    data: DataFile
-
-
-def _plot(comparison: Comparison, measure: Measure) -> _Plot | None:
+def _plot(comparison: Comparison, measure: Measure) -> Panel | None:
     gaps = {
         cell.name: gap
         for cell in comparison.cells
@@ -241,10 +250,11 @@ def _plot(comparison: Comparison, measure: Measure) -> _Plot | None:
         )
         for row, gap in enumerate(gaps.values())
     ]
+    told = (f"{name} {difference_words(measure, gap)}" for name, gap in gaps.items())
     rows = [(name, gap.value, gap.low, gap.high, gap.pairs) for name, gap in gaps.items()]
-    return _Plot(
+    return Panel(
         title=f"{measure.title}: difference from {comparison.reference}{', points' if measure.is_share else ''}",
-        svg=drawing.interval_plot(list(gaps), intervals, percent=measure.is_share),
+        svg=drawing.interval_plot(list(gaps), intervals, alt=f"{'; '.join(told)}.", percent=measure.is_share),
         data=DataFile(f"difference {measure.name}", ("cell", "difference", "low", "high", "pairs"), rows),
     )
 

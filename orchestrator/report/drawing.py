@@ -5,6 +5,7 @@ Matplotlib draws with stand-in colours, and each of them becomes a CSS variable 
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import zlib
@@ -97,12 +98,15 @@ class Interval:
 def line_plot(
     lines: Sequence[Line],
     *,
+    alt: str,
     x_label: str,
     y_percent: bool = False,
+    y_from_zero: bool = False,
     dotted_at: float | None = None,
+    upright_at: Sequence[float] = (),
     x_ticks: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """Curves over a common axis, as the text of an SVG element 360 units wide."""
+    """Curves over a common axis, as the text of an SVG element 360 units wide; `alt` is for who cannot see it."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(360, 230)
         for line in lines:
@@ -119,8 +123,11 @@ def line_plot(
             )
         if dotted_at is not None:
             axes.axhline(dotted_at, color=_STAND_INS["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
+        for place in upright_at:
+            axes.axvline(place, color=_STAND_INS["muted"], linestyle=(0, (1, 2)), linewidth=1.0)
         if not y_percent:
-            axes.set_ylim(*_late_range(lines))
+            low, high = _late_range(lines)
+            axes.set_ylim(min(low, 0.0) if y_from_zero else low, high)
         if x_ticks:
             axes.set_xticks([at for at, _ in x_ticks], [word for _, word in x_ticks])
         else:
@@ -133,10 +140,10 @@ def line_plot(
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0)
         axes.set_xlabel(x_label)
-        return _svg(figure)
+        return _svg(figure, alt)
 
 
-def dot_plot(rows: Sequence[str], dots: Sequence[Dot], *, x_percent: bool) -> str:
+def dot_plot(rows: Sequence[str], dots: Sequence[Dot], *, alt: str, x_percent: bool) -> str:
     """One row per name with its dots, joined by a line from the least to the greatest; an SVG 360 units wide."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(360, 64 + 30 * len(rows))
@@ -162,15 +169,15 @@ def dot_plot(rows: Sequence[str], dots: Sequence[Dot], *, x_percent: bool) -> st
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         if x_percent:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.grid(visible=False, axis="y")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0)
-        return _svg(figure)
+        return _svg(figure, alt)
 
 
-def interval_plot(rows: Sequence[str], intervals: Sequence[Interval], *, percent: bool) -> str:
+def interval_plot(rows: Sequence[str], intervals: Sequence[Interval], *, alt: str, percent: bool) -> str:
     """One row per name with a value, the interval around it, and a line where nothing differs; an SVG 360 wide."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(360, 64 + 30 * len(rows))
@@ -190,7 +197,7 @@ def interval_plot(rows: Sequence[str], intervals: Sequence[Interval], *, percent
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0)
-        return _svg(figure)
+        return _svg(figure, alt)
 
 
 def _late_range(lines: Sequence[Line]) -> tuple[float, float]:
@@ -212,17 +219,22 @@ def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, alt: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
+    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
     text = re.sub(r"font: ([0-9.]+px)[^;\"]*;|font-size: ([0-9.]+px); font-family:[^;\"]*;", r"font-size: \1\2;", text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # these are numbered within a figure and would repeat in the page
     own = f"f{zlib.crc32(text.encode()):08x}-"
     text = re.sub(r'(id="|url\(#|href="#)', rf"\1{own}", text)
     for name, stand_in in _STAND_INS.items():
         text = text.replace(stand_in, f"var(--{name})")
-    return text
+    return with_title(text, alt)
+
+
+def with_title(svg: str, alt: str) -> str:
+    """An SVG element that says in words what it shows."""
+    return svg.replace(">", f"><title>{html.escape(alt)}</title>", 1)

@@ -157,7 +157,7 @@ def alignment(rows: Iterable[MetricRow]) -> list[AlignmentRow]:
             continue
         last = max(layers)
         csls = _values(measured, "retrieval_csls", last)
-        cka, shuffled = _values(measured, "cka"), _values(measured, "cka_shuffled")
+        cka, shuffled = _values(measured, "cka", last), _values(measured, "cka_shuffled", last)
         made.append(
             AlignmentRow(
                 model=model,

@@ -32,6 +32,7 @@ class _TrainingRow(BaseModel):
     tokens: int
     tokens_per_second: float
     data_wait_share: float
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class TrainingLog:
     tokens: npt.NDArray[np.int64]
     tokens_per_second: Floats
     data_wait_share: Floats
+    phases: tuple[str, ...]  # [S] names
+
+    @property
+    def phase_starts(self) -> list[int]:
+        """The first logged step of every phase but the first."""
+        names = self.phases
+        return [int(self.steps[row]) for row in range(1, len(names)) if names[row] != names[row - 1]]
 
     @property
     def seconds(self) -> float:
@@ -97,6 +105,7 @@ def _read_log(path: Path) -> TrainingLog | None:
         tokens=np.array([row.tokens for row in ordered]),
         tokens_per_second=np.array([row.tokens_per_second for row in ordered]),
         data_wait_share=np.array([row.data_wait_share for row in ordered]),
+        phases=tuple(row.phase for row in ordered),
     )
 
 

@@ -53,6 +53,11 @@ def answering(
         ClusterError: teachers and students do not fit side by side, or not what passes between them.
     """
     names = _lacking(run, stores, jobs)
+    if names and run.config.cluster.student_workers > 1:
+        raise ClusterError(
+            f"cluster.student_workers {run.config.cluster.student_workers}: in signals.mode {run.config.signals.mode} "
+            "each of several workers would ask the teachers for everything; take signals.mode cache, or one worker"
+        )
     room = share_out(run, cluster, answers=bool(names))
     if not names:
         yield list(jobs), room
@@ -108,15 +113,16 @@ def share_out(run: Run, cluster: Cluster, *, answers: bool) -> Room:
     Raises:
         ClusterError: nothing is left for a student.
     """
-    section, groups = run.config.cluster, len(run.expanded.groups)
+    section = run.config.cluster
+    processes = len(run.expanded.groups) * section.student_workers
     threads = max(run.config.teachers[name].threads for name in run.teachers)
     cpus = section.cpus_per_teacher or min(float(threads), cluster.cpus / 2)
     gpus = section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus / 2)
     most = cluster.gpus / 2 // gpus if gpus else cluster.cpus / 2 // cpus
     teachers = (section.teacher_actors or max(1, int(most))) if answers else 0
     cpus_left, gpus_left = cluster.cpus - teachers * cpus, cluster.gpus - teachers * gpus
-    student_cpus = section.cpus_per_student or min(cpus_left, max(1.0, cpus_left // groups))
-    student_gpus = section.gpus_per_student if section.gpus_per_student is not None else min(1.0, gpus_left / groups)
+    student_cpus = section.cpus_per_student or min(cpus_left, max(1.0, cpus_left // processes))
+    student_gpus = section.gpus_per_student if section.gpus_per_student is not None else min(1.0, gpus_left / processes)
     room = Room(teachers, cpus, gpus, student_cpus, student_gpus)
     is_full = cpus_left < student_cpus or cpus_left <= 0 or gpus_left < student_gpus
     if answers and is_full and run.address != "in-process":

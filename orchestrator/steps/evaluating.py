@@ -54,11 +54,17 @@ def evaluate_together(runs: Sequence[Run], cluster_of: Callable[[], Cluster]) ->
 
 
 def check_parallel_texts(run: Run) -> None:
-    """Refuse parallel text that is not there, before a teacher runs for hours; DataError names the file or column."""
+    """Refuse parallel text and tables of probes that cannot be used, before a teacher runs for hours.
+
+    DataError names the file or column.
+    """
+    from orchestrator.corpus.labelled import read_labelled
     from orchestrator.corpus.parallel import read_parallel
 
     for source in (*run.config.evaluation.parallel, *(pivot.text for pivot in run.pivots)):
         read_parallel(source)
+    for name, task in run.config.evaluation.probes.items():
+        read_labelled(task, key=f"evaluation.probes.{name}")
 
 
 def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from orchestrator.cluster import Cluster
-from orchestrator.errors import ClusterError, StoreError
+from orchestrator.errors import StoreError, UnitError
 from orchestrator.records import HiddenCodec, SignalRequest, Unit
 from orchestrator.run import PivotText, Run
 from orchestrator.signals.fingerprint import Fingerprint
@@ -27,7 +27,7 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     """Compute the vectors that some student is held to and that are missing.
 
     Raises:
-        ClusterError: units kept losing their worker; all the others are done.
+        UnitError: units raised or kept losing their worker; all the others are done.
     """
     from orchestrator.teachers.worker import PrecomputeJob, TeacherTask
 
@@ -64,9 +64,9 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         max_attempts=section.max_attempts,
         label=unit_name,
     )
-    lost = [f"{unit_name(outcome.unit)} ({outcome.error})" for outcome in outcomes if outcome.error is not None]
+    lost = [outcome.error for outcome in outcomes if outcome.error is not None]
     if lost:
-        raise ClusterError(f"{len(lost)} of {len(units)} shards of sentences were given up: {'; '.join(lost)}.")
+        raise UnitError(f"{len(lost)} of {len(units)} shards of sentences were given up: {'; '.join(lost)}.")
     for store in stores.values():
         store.finish()
 

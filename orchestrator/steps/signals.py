@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from orchestrator import costs
 from orchestrator.cluster import Cluster, Outcome
 from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_corpus
-from orchestrator.errors import ClusterError, OrchError, StoreError
+from orchestrator.errors import OrchError, StoreError, UnitError
 from orchestrator.records import BatchPlan, SignalRequest, Unit
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
+from orchestrator.steps import quarantine
 from orchestrator.storage import Place, matching
 
 if TYPE_CHECKING:
@@ -53,28 +54,30 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     while students train.
 
     Raises:
-        ClusterError: units kept losing their worker; they are named, and all the others are done.
+        UnitError: units raised or kept losing their worker; they are named, and all the others are done. Or the first
+            of them all raised: then nothing else is begun, and what is missing is listed.
     """
     corpus = prepare_corpus(run)
     plans = plan_stores(run, corpus)
     stores = {name: _create(run, plan) for name, plan in plans.items()}
     units = [unit for name, store in stores.items() for unit in _missing(run, store) if _is_heard(run, unit, name)]
-    lost = []
+    lost: list[Outcome[Unit, Receipt]] = []
     if units:
         _log.info("precompute: %d shards are missing", len(units))
-        for outcome in _outcomes(run, corpus, plans, stores, units, cluster_of()):
-            if outcome.error is not None or outcome.result is None:
-                lost.append(f"shard {outcome.unit.index} of '{outcome.unit.teacher}' ({outcome.error})")
-            else:
-                _note(run, outcome, outcome.result)
+        quarantine.remind(run.stores, units)
+        try:
+            for outcome in _outcomes(run, corpus, plans, stores, units, cluster_of()):
+                if outcome.error is not None or outcome.result is None:
+                    lost.append(outcome)
+                else:
+                    _note(run, outcome, outcome.result)
+        except UnitError as error:
+            missing = quarantine.listed([unit for unit in units if stores[unit.teacher].lacking(unit)])
+            raise UnitError(f"{error} Shards that are missing: {missing}.") from error
     for store in stores.values():
         if not store.finished and not store.missing():
             store.finish()
-    if lost:
-        raise ClusterError(
-            f"{len(lost)} of {len(units)} shards were given up: {'; '.join(lost)}. The others are kept; mend that and "
-            "run the same command again."
-        )
+    quarantine.settle(run.stores, stores, lost, num_units=len(units))
 
 
 def says_before(run: Run) -> bool:
@@ -91,7 +94,8 @@ def _missing(run: Run, store: Store) -> list[Unit]:
 
 def unit_name(unit: Unit) -> str:
     """A unit in messages."""
-    return f"shard {unit.index} of teacher '{unit.teacher}' ({unit.language}, texts from {unit.first_text})"
+    last = unit.first_text + unit.num_texts - 1
+    return f"shard {unit.index} of teacher '{unit.teacher}' ({unit.language}, texts {unit.first_text} to {last})"
 
 
 def _outcomes(

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, Gang
 from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.setups import GroupSpec, StudentSpec
 from orchestrator.errors import ClusterError, ConfigError, StoreError
@@ -24,7 +24,7 @@ from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import Place, read_bytes, write_bytes
-from orchestrator.students.job import GroupJob, SentenceFacts, TeacherFacts
+from orchestrator.students.job import GroupJob, Seat, SentenceFacts, TeacherFacts
 
 if TYPE_CHECKING:
     from orchestrator.students.worker import StudentWorker
@@ -66,7 +66,7 @@ def train(run: Run, cluster_of: Callable[[], Cluster]) -> None:
 
 def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], cluster: Cluster) -> None:
     _log.info("training: %s", ", ".join(job.group.name for job in jobs))
-    lost = []
+    lost, workers = [], run.config.cluster.student_workers
     with answering(run, stores, jobs, cluster) as (jobs, room):
         for outcome in cluster.run_units(
             make_student_worker,
@@ -78,6 +78,7 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
             max_attempts=run.config.cluster.max_attempts,
             label=lambda job: f"group {job.group.name}",
             fresh_worker=True,
+            gang=Gang(workers, seated) if workers > 1 else None,
         ):
             if outcome.error is not None:
                 lost.append(outcome)
@@ -89,6 +90,11 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
             f"Not trained to the end: {names}, because {lost[0].error}. Mend that and run the same command again: it "
             "goes on from the last checkpoint, and what is done stays done."
         )
+
+
+def seated(job: GroupJob, rank: int, size: int, address: str) -> GroupJob:
+    """The job as one of several workers is told it."""
+    return replace(job, seat=Seat(rank, size, address))
 
 
 def make_student_worker() -> StudentWorker:
@@ -105,8 +111,9 @@ def is_exported(run: Run, student: StudentSpec, digest: str) -> bool:
 
 
 def default_threads(run: Run) -> int:
-    """Threads of one group: the cores divided among the groups of the setup, so that resuming changes nothing."""
-    return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // len(run.expanded.groups))
+    """Threads of one worker: the cores divided among those of all groups, so that resuming changes nothing."""
+    workers = 1 if run.address == "in-process" else run.config.cluster.student_workers
+    return run.config.training.threads or max(1, len(os.sched_getaffinity(0)) // (len(run.expanded.groups) * workers))
 
 
 def _job(

@@ -16,7 +16,7 @@ from orchestrator.errors import ConfigError, DataError, StoreError
 from orchestrator.records import TransferRow
 from orchestrator.run import Run
 from orchestrator.steps.exports import student_receipt
-from orchestrator.storage import append_line
+from orchestrator.storage import append_line, write_bytes
 from orchestrator.transfer.job import Cell, Student, TransferModel
 from orchestrator.transfer.modes import DEFAULT_MODES, parse_mode
 from orchestrator.transfer.scoring import MAIN_METRIC
@@ -54,6 +54,11 @@ class TaskPlan:
 def rows_path(run: Run) -> Path:
     """One line per figure."""
     return run.root / "transfer" / "metrics.jsonl"
+
+
+def plan_path(run: Run) -> Path:
+    """The cells that were asked for last."""
+    return run.root / "transfer" / "plan.json"
 
 
 def plan_transfer(run: Run, request: TransferRequest) -> list[TaskPlan]:
@@ -104,6 +109,7 @@ def transfer(run: Run, plans: Sequence[TaskPlan], *, state: TransferState) -> No
     """Measure what is missing; figures of a cell are in the file as soon as it is measured."""
     from orchestrator.transfer.measuring import measure
 
+    write_bytes(plan_path(run), json.dumps(sorted(digest for plan in plans for digest in plan.cells)).encode())
     options = run.config.transfer
     write = partial(_write, rows_path(run))
     for plan in plans:

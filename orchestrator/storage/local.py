@@ -32,7 +32,7 @@ _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
 class Disk:
-    """The calls to the operating system behind every write; a test replaces `storage.disk` to inject faults."""
+    """The calls to the operating system behind every write; a test replaces `disk` to inject faults."""
 
     def open(self, path: Path, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC, 0o666)

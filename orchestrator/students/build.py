@@ -23,6 +23,7 @@ from orchestrator.models.encoder import Encoder
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
 from orchestrator.signals.store import Store
+from orchestrator.students.anchors import ANCHORS, Anchors, find_anchors
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.frozen import KnownTeacher, load_frozen, needs_frozen
 from orchestrator.students.group import StudentGroup
@@ -42,8 +43,9 @@ class BuiltGroup:
     """A group ready to train."""
 
     module: StudentGroup
-    terms: Mapping[str, Sequence[Mapping[str, tuple[Term, ...]]]]  # student -> phase -> language -> terms
+    terms: Mapping[str, Sequence[Mapping[str, tuple[Term, ...]]]]  # student -> phase -> key of a batch, or ANCHORS
     vocabularies: Mapping[str, Vocabulary]  # student -> its vocabulary
+    anchors: Anchors  # of the students that have a term of them
 
 
 def build_group(job: GroupJob) -> BuiltGroup:
@@ -90,17 +92,23 @@ def build_group(job: GroupJob) -> BuiltGroup:
         student.name: tuple(_by_key(job, student, phase, terms[student.name]) for phase in student.phases)
         for student in students
     }
-    return BuiltGroup(module, by_phase, vocabularies)
+    held = [name for name, phases in by_phase.items() if any(ANCHORS in phase for phase in phases)]
+    return BuiltGroup(module, by_phase, vocabularies, find_anchors({name: vocabularies[name] for name in held}))
 
 
 def _by_key(
     job: GroupJob, student: StudentSpec, phase: PhaseSpec, terms: Mapping[str, tuple[Term, ...]]
 ) -> dict[str, tuple[Term, ...]]:
-    """What batches are for in a phase, by `Batch.key`: of masked rows by language, of sentences by parallel text."""
-    found = {}
+    """What batches are for in a phase, by `Batch.key`: of masked rows by language, of sentences by parallel text.
+
+    Under ANCHORS what no batch is for, if anything: those terms are the same whatever the teacher.
+    """
+    first = _in_phase(phase, student, next(iter(terms.values())))
+    of_embeddings = tuple(term for term in first if term.reads_embeddings)
+    found = {ANCHORS: of_embeddings} if of_embeddings else {}
     for language, teacher in student.teachers.items():
         of_teacher = _in_phase(phase, student, terms[teacher])
-        found[language] = tuple(term for term in of_teacher if not term.reads_sentences)
+        found[language] = tuple(t for t in of_teacher if not (t.reads_sentences or t.reads_embeddings))
     for facts in job.sentences.get(student.name, ()):
         of_teacher = _in_phase(phase, student, terms[facts.teacher])
         found[sentence_key(facts.text.name, facts.pivot)] = tuple(

@@ -43,6 +43,19 @@ class SentenceFacts:
 
 
 @dataclass(frozen=True)
+class Seat:
+    """Which of the workers that train a group together this is; `address`, HOST:PORT, is where they meet."""
+
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+
+
+#: The seat of one worker that trains a group by itself.
+ALONE = Seat()
+
+
+@dataclass(frozen=True)
 class GroupJob:
     """Train one group of students to its end; the same job always gives the same students."""
 
@@ -61,6 +74,7 @@ class GroupJob:
     fingerprint: str
     threads: int
     sentences: Mapping[str, tuple[SentenceFacts, ...]] = field(default_factory=dict)  # student -> what it reads
+    seat: Seat = ALONE
 
     def folder(self, student: str) -> Path:
         """Everything of one student."""

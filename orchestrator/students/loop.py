@@ -12,13 +12,15 @@ import torch
 from orchestrator.config.phases import PhaseSpec, phase_at
 from orchestrator.config.run import TrainingSection
 from orchestrator.models.devices import Device, pick_device, pick_dtype
+from orchestrator.students.anchors import ANCHORS
 from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
 from orchestrator.students.freezing import freeze_parts
 from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob, GroupResult
 from orchestrator.students.metrics import StudentMetrics
-from orchestrator.students.objective import MicroBatch, backward, micro_batch, total_counts
+from orchestrator.students.objective import MicroBatch, StepSums, backward, micro_batch, total_counts
 from orchestrator.students.optimising import clip_gradients, learning_rate, make_optimiser, set_learning_rate
+from orchestrator.students.parallel import Workers, joined
 from orchestrator.students.resuming import resume, save
 from orchestrator.students.rows import seed_for
 from orchestrator.students.schedules import weight_at
@@ -37,17 +39,20 @@ def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
         UnitError: a loss stopped being a number; the text names student and step.
     """
     device = pick_device(job.training.device)
-    with _torch_threads(job.threads), torch.random.fork_rng(devices=[0] if device == "cuda" else []):
-        return _train(job, device)
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with _torch_threads(job.threads), torch.random.fork_rng(devices=devices), joined(job.seat, device) as workers:
+        return _train(job, device, workers)
 
 
-def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
+def _train(job: GroupJob, device: Device, workers: Workers) -> tuple[BuiltGroup, GroupResult]:
     training, built = job.training, build_group(job)
     group = built.module.to(device).train()
     parts, trained = group.parts(), group.trained()  # whatever a phase freezes
     known = build_known(job, built.vocabularies, device=device)
+    anchors = built.anchors.to(torch.device(device))
     optimiser = make_optimiser(trained.values(), training)
     standing = resume(job, group, optimiser)
+    workers.agree(standing.step)
     streams = build_streams(job, built.vocabularies, cursors=standing.cursors)
     origins = {student.name: student.origin for student in job.group.students}
     phases, first = job.group.phases, standing.step + 1
@@ -63,6 +68,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
                 closing(StudentMetrics(job.folder(name), student=name, step=standing.step, tokens=tokens))
             )
             for name, tokens in standing.tokens.items()
+            if workers.is_first
         }
         steps = steps_ahead(
             streams,
@@ -71,6 +77,7 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             prepare=lambda name, step, batch: micro_batch(
                 built.terms[name][phase_at(phases, step)][batch.key], batch, device=torch.device(device)
             ),
+            seat=job.seat,
         )
         for step, waited in _timed(stack.enter_context(closing(steps))):
             at = phase_at(phases, step.number)
@@ -80,36 +87,53 @@ def _train(job: GroupJob, device: Device) -> tuple[BuiltGroup, GroupResult]:
             rate = learning_rate(step.number, training, phase)
             set_learning_rate(optimiser, rate)
             weights = {name: _weights(built, name, at, phase, step.number) for name in group.names}
-            denominators = {name: total_counts(batches) for name, batches in step.batches.items()}
-            for name, batches in step.batches.items():
-                torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number))
-                for micro in filter(lambda micro: micro.terms, batches):
-                    value, raw = backward(
-                        group,
-                        name,
-                        micro,
-                        denominators=denominators[name],
-                        weights=weights[name],
-                        known=known[name],
-                        autocast=autocast,
+            anchored = {name: built.terms[name][at].get(ANCHORS, ()) for name in group.names}
+            batches = step.batches
+            counted = workers.add_counts(
+                {name: total_counts(own.values(), terms=weights[name]) for name, own in batches.items()}
+            )
+            counted = {name: own | anchors.counts(name, anchored[name]) for name, own in counted.items()}
+            sums = {name: StepSums(weights[name], device=torch.device(device)) for name in batches}
+            for name, own in batches.items():
+                for number, micro in own.items():
+                    torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number, number))
+                    sums[name].add(
+                        *backward(
+                            group,
+                            name,
+                            micro,
+                            denominators=counted[name],
+                            weights=weights[name],
+                            known=known[name],
+                            autocast=autocast,
+                        )
                     )
-                    metrics[name].add(value, raw, num_tokens=micro.batch.num_tokens)
-                    standing.tokens[name] += micro.batch.num_tokens
+            if workers.is_first:  # not of any batch
+                for name, value, raw in anchors.backward(group, anchored, weights=weights):
+                    sums[name].add(value, raw)
+            workers.add_gradients(trained.values())
             norms = clip_gradients(parts, max_norm=training.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
+            read = {name: {"tokens": sum(micro.num_tokens for micro in own.values())} for name, own in batches.items()}
+            tokens = {name: own["tokens"] for name, own in workers.add_counts(read).items()}
+            for name in group.names:
+                workers.add_values(sums[name].values)
+                standing.tokens[name] += tokens[name]
             standing.step, standing.cursors = step.number, step.cursors
             standing.seconds = time.monotonic() - started
             final = step.number == training.steps
-            for name in group.names:
-                computed = {term: count for term, count in denominators[name].items() if weights[name][term]}
-                metrics[name].end_step(computed, gradient_norm=norms[name], waited=waited)
+            for name, own_metrics in metrics.items():
+                computed = {term: count for term, count in counted[name].items() if weights[name][term]}
+                raw = {term: sums[name].raw(term) for term in computed}
+                own_metrics.add(sums[name].loss, raw, num_tokens=tokens[name])
+                own_metrics.end_step(computed, gradient_norm=norms[name], waited=waited)
                 if step.number == phase.last_step or step.number % training.log_every == 0:
-                    metrics[name].log(step.number, phase=phase.name, rate=rate)
-            if final or time.monotonic() - last_save >= training.checkpoint_seconds:
-                for student_metrics in metrics.values():
-                    student_metrics.check(step.number)  # nothing that is broken is ever saved
+                    own_metrics.log(step.number, phase=phase.name, rate=rate)
+            if workers.is_first and (final or time.monotonic() - last_save >= training.checkpoint_seconds):
+                for own_metrics in metrics.values():
+                    own_metrics.check(step.number)  # nothing that is broken is ever saved
                 save(job, parts, optimiser, standing)
                 last_save = time.monotonic()
     group.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,11 @@ class MicroBatch:
     terms: tuple[Term, ...]
     counts: Mapping[str, int]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are read for a term."""
+        return self.batch.num_tokens if self.terms else 0
+
 
 def micro_batch(terms: tuple[Term, ...], batch: Batch, *, device: torch.device) -> MicroBatch:
     """Count before the batch leaves the CPU, so that no step waits for the device to tell."""
@@ -31,9 +36,35 @@ def micro_batch(terms: tuple[Term, ...], batch: Batch, *, device: torch.device) 
     return MicroBatch(batch.to(device), terms, found)
 
 
-def total_counts(micro_batches: Sequence[MicroBatch]) -> dict[str, int]:
-    """Valid elements of each term over a whole step: what its sums are divided by."""
-    totals: dict[str, int] = {}
+class StepSums:
+    """What the micro-batches of a step add up to for one student: its loss, and the raw sum of each term.
+
+    `values` float32 [1 + terms], the loss first; they stay a tensor, so that no step waits for the device.
+    """
+
+    def __init__(self, terms: Iterable[str], *, device: torch.device) -> None:
+        self._places = {name: place for place, name in enumerate(terms, start=1)}
+        self.values = torch.zeros(1 + len(self._places), device=device)
+
+    def add(self, value: Tensor, raw: Mapping[str, Tensor]) -> None:
+        """One micro-batch: its share of the step's loss, and the raw sum of each term that it is for; both detached."""
+        self.values[0] += value
+        for name, total in raw.items():
+            self.values[self._places[name]] += total
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the step, a number."""
+        return self.values[0]
+
+    def raw(self, name: str) -> Tensor:
+        """The raw sum of a term, a number."""
+        return self.values[self._places[name]]
+
+
+def total_counts(micro_batches: Iterable[MicroBatch], *, terms: Iterable[str] = ()) -> dict[str, int]:
+    """Valid elements of each term over a whole step, what its sums are divided by; of `terms` at least 0."""
+    totals = dict.fromkeys(terms, 0)
     for micro in micro_batches:
         for name, count in micro.counts.items():
             totals[name] = totals.get(name, 0) + count

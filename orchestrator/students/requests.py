@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.config.models import StudentTemplate
 from orchestrator.config.objectives import (
+    AnchorsObjective,
     AttentionProbabilitiesObjective,
     AttentionScoresObjective,
     EmbeddingsObjective,
@@ -19,6 +20,7 @@ from orchestrator.config.objectives import (
     SentenceVectorsObjective,
     SoftmaxRegressionObjective,
     SoftTargetsObjective,
+    needs_teacher,
 )
 from orchestrator.errors import ConfigError
 from orchestrator.models.checkpoints import CheckpointInfo
@@ -72,7 +74,7 @@ def requested_signals(
     """
     request = SignalRequest()
     for objective in objectives:
-        if isinstance(objective, MaskedLMObjective):
+        if not needs_teacher(objective):
             continue
         if info is None:
             raise ConfigError(
@@ -93,7 +95,7 @@ def _request(objective: Objective, template: StudentTemplate, teacher: str, info
             )
         return SignalRequest(at_all_tokens=objective.positions == "all") | _of_the_output(objective, teacher, info)
     match objective:
-        case MaskedLMObjective() | EmbeddingsObjective() | SentenceVectorsObjective():
+        case MaskedLMObjective() | EmbeddingsObjective() | SentenceVectorsObjective() | AnchorsObjective():
             return SignalRequest()
         case _:
             pairs = matched_layers(objective, student_layers=template.layers, teacher_layers=info.depth)

@@ -5,8 +5,9 @@ Shape legend: n sentences, B rows, L tokens, N tokens without padding, D width o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -118,8 +119,11 @@ class SentenceStream:
         self._epochs: dict[str, tuple[int, list[Int64]]] = {}  # language -> the epoch that is read, and its batches
         self.places: SentencePlaces = {name: places.get(name, place) for name, place in start.items()}
 
-    def step(self, step: int) -> list[Batch]:
-        """A batch of sentences, and one of the same sentences in the pivot where the student knows that."""
+    def turn(self, step: int) -> list[Callable[[], Batch]]:
+        """A batch of sentences, and one of the same sentences in the pivot where the student knows that; not yet read.
+
+        Moves the place.
+        """
         shares = dict.fromkeys(self.reader.languages, 1.0)
         student = f"{self._student}{self.reader.key}"
         (language,) = language_draws(shares, seed=self._seed, student=student, step=step, count=1)
@@ -130,7 +134,11 @@ class SentenceStream:
             epoch, index = epoch + 1, 0
             batches = self._batches(language, epoch)
         self.places[place] = (epoch, 0, index + 1)
-        return [self.reader.batch(one, batches[index]) for one in self.reader.together(language)]
+        return [partial(self.reader.batch, one, batches[index]) for one in self.reader.together(language)]
+
+    def step(self, step: int) -> list[Batch]:
+        """The same, read."""
+        return [read() for read in self.turn(step)]
 
     def _place_of(self, language: str) -> str:
         return f"{self.reader.key}~{language}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.records import Int64
 from orchestrator.students.batch import Batch
 from orchestrator.students.batches import BatchReader
+from orchestrator.students.job import ALONE, Seat
 from orchestrator.students.rows import Window, epoch_windows, language_draws, window_batches
 from orchestrator.students.sentences import SentenceStream
 from orchestrator.students.source import Asked
@@ -20,6 +23,8 @@ from orchestrator.students.source import Asked
 Place: TypeAlias = tuple[int, int, int]
 #: language -> its place
 Cursor: TypeAlias = dict[str, Place]
+#: Reads a batch when it is called.
+ReadBatch: TypeAlias = Callable[[], Batch]
 #: What becomes of a batch before training sees it.
 Ready = TypeVar("Ready")
 
@@ -60,14 +65,21 @@ class StudentStream:
         places = {language: reading.place for language, reading in self._languages.items()}
         return places | {name: place for stream in self.sentences for name, place in stream.places.items()}
 
-    def step(self, step: int) -> list[Batch]:
-        """The `accumulation` micro-batches of a step, each of one language, then sentences; moves the cursor."""
+    def turn(self, step: int) -> list[ReadBatch]:
+        """The micro-batches of a step, not yet read: `accumulation` of one language each, then sentences.
+
+        Moves the cursor, whichever of them are read; each is to be read before the next turn.
+        """
         for reading in self._languages.values():
             reading.ask_ahead()
         spec = self.spec
         draws = language_draws(spec.shares, seed=spec.seed, student=spec.student, step=step, count=spec.accumulation)
-        masked = [self._languages[language].batch() for language in draws]
-        return masked + [batch for stream in self.sentences for batch in stream.step(step)]
+        masked = [self._languages[language].turn() for language in draws]
+        return masked + [read for stream in self.sentences for read in stream.turn(step)]
+
+    def step(self, step: int) -> list[Batch]:
+        """The micro-batches of a step, all of them."""
+        return [read() for read in self.turn(step)]
 
 
 @dataclass(frozen=True)
@@ -97,13 +109,13 @@ class _Reading:
             at = self.place[:2] if self._now is None else self._after(self._now.at)
             self._next = (at, [self._reader.ask(unit) for unit in self._windows(at[0])[at[1]]])
 
-    def batch(self) -> Batch:
+    def turn(self) -> ReadBatch:
         """The next batch; moves the place."""
         at, index = self.place[:2], self.place[2]
         now = self._open(at)
         is_last = index + 1 == len(now.batches)
         self.place = (*self._after(at), 0) if is_last else (*at, index + 1)
-        return self._reader.batch(now.window, now.batches[index])
+        return partial(self._reader.batch, now.window, now.batches[index])
 
     def _open(self, at: tuple[int, int]) -> _Opened:
         if self._now is None or self._now.at != at:
@@ -135,10 +147,10 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Step(Generic[Ready]):
-    """All micro-batches of one step of a group, and every stream's cursor after it."""
+    """The micro-batches of one step of a group that this worker takes, and every stream's cursor after it."""
 
     number: int
-    batches: dict[str, list[Ready]]  # student -> its micro-batches
+    batches: dict[str, dict[int, Ready]]  # student -> number among its micro-batches of the step -> micro-batch
     cursors: dict[str, Cursor]
 
 
@@ -148,9 +160,12 @@ def steps_ahead(
     first_step: int,
     last_step: int,
     prepare: Callable[[str, int, Batch], Ready],
+    seat: Seat = ALONE,
     ahead: int = 2,
 ) -> Generator[Step[Ready], None, None]:
     """Steps `first_step` … `last_step` in order, read by a thread that stays at most `ahead` steps in front.
+
+    The micro-batches of a step, counted through all students, go to the workers in turn; those of `seat` are read.
 
     The streams belong to that thread until the iterator ends. `prepare` is handed the student's name, the step and a
     batch in the thread, to do there what the training should not wait for. What the thread raises is raised here;
@@ -168,8 +183,14 @@ def steps_ahead(
     def read() -> None:
         try:
             for number in range(first_step, last_step + 1):
+                turns = itertools.count(number)
                 batches = {
-                    name: [prepare(name, number, b) for b in stream.step(number)] for name, stream in streams.items()
+                    name: {
+                        index: prepare(name, number, read())
+                        for index, read in enumerate(stream.turn(number))
+                        if next(turns) % seat.size == seat.rank
+                    }
+                    for name, stream in streams.items()
                 }
                 hand_over(Step(number, batches, {name: stream.cursor for name, stream in streams.items()}))
                 if stop.is_set():

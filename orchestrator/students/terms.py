@@ -14,6 +14,7 @@ from torch import nn
 
 from orchestrator.config.models import StudentTemplate
 from orchestrator.config.objectives import (
+    AnchorsObjective,
     AttentionProbabilitiesObjective,
     AttentionScoresObjective,
     EmbeddingsObjective,
@@ -26,6 +27,7 @@ from orchestrator.config.objectives import (
     SentenceVectorsObjective,
     SoftmaxRegressionObjective,
     SoftTargetsObjective,
+    needs_teacher,
 )
 from orchestrator.losses.attention import attention_pairs
 from orchestrator.models.checkpoints import CheckpointInfo
@@ -80,6 +82,11 @@ class Term:
         """Whether it is for batches of parallel sentences, and not for masked text."""
         return isinstance(self.objective, SentenceVectorsObjective)
 
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether it is about the word embeddings of the whole group once a step, and not for any batch."""
+        return isinstance(self.objective, AnchorsObjective)
+
 
 def make_terms(
     objectives: Sequence[Objective],
@@ -99,7 +106,7 @@ def make_terms(
     for objective in objectives:
         seen = sum(term.objective.type == objective.type for term in terms)
         name = objective.type if not seen else f"{objective.type}-{seen + 1}"
-        if isinstance(objective, MaskedLMObjective):
+        if not needs_teacher(objective):
             terms.append(Term(name, objective, teacher))
             continue
         assert info is not None
@@ -213,3 +220,5 @@ def _count(term: Term, batch: Batch) -> int:
             return int((batch.known_ids >= 0).sum())
         case SentenceVectorsObjective():
             return len(batch.input_ids)
+        case AnchorsObjective():
+            return 0  # none of a batch

@@ -21,14 +21,14 @@ class StudentWorker:
     """Runs group jobs; a plain class that the cluster makes an actor."""
 
     def run(self, job: GroupJob) -> GroupResult:
-        """Train a group to its end and export every student of it.
+        """Train a group to its end and export every student of it; of several workers the first one exports.
 
         Raises:
             OrchError: the group cannot be built, read or trained; the sentence names what is wrong.
         """
         try:
             built, result = train_group(job)
-            for student in job.group.students:
+            for student in job.group.students if job.seat.rank == 0 else ():
                 _export(job, built, student, result)
         except VocabularyError as error:
             raise StoreError(str(error)) from error

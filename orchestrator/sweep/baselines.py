@@ -3,6 +3,7 @@
 | name | what it is |
 |---|---|
 | no-teacher | masked LM on the same rows for as many steps, from random weights |
+| no-teacher-time | no-teacher, for as long as the reference was trained (timing.py) |
 | same-start | masked LM for as many steps, from the weights that the base starts with |
 | random-start | the base's objectives, from random weights |
 | untrained | the weights that the base starts with, as they are |
@@ -35,6 +36,7 @@ def baseline_settings(name: Baseline, base: Run) -> tuple[Setting, ...]:
         )
     values = {
         "no-teacher": _MASKED_LM | _RANDOM,
+        "no-teacher-time": _MASKED_LM | _RANDOM,
         "same-start": _MASKED_LM,
         "random-start": _RANDOM,
         "untrained": _UNTRAINED,

@@ -1,6 +1,6 @@
 """What the cells of a sweep measure, set against the reference's figures of the same seed and language.
 
-Shape legend: S seeds, U units (languages, or directions of retrieval), R resamples.
+Shape legend: S seeds, U units (languages, or pairs of languages on one source), R resamples.
 """
 
 from __future__ import annotations
@@ -8,22 +8,26 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TypeAlias
 
 import numpy as np
 
+from orchestrator.config.setups import BASELINE_SUFFIX
 from orchestrator.errors import OrchError
-from orchestrator.records import MetricRow
+from orchestrator.records import MetricRow, TransferRow
 from orchestrator.report import comparison
 from orchestrator.report.comparison import ComparedCell, Comparison, Difference, Figure, Measure
-from orchestrator.report.reading import read_metrics, read_training
+from orchestrator.report.reading import read_metrics
 from orchestrator.steps.evaluating import is_evaluated
+from orchestrator.steps.transferring import rows_path
 from orchestrator.storage import write_bytes
 from orchestrator.sweep.opening import CellRun, Sweep
 from orchestrator.sweep.spec import TEACHER
+from orchestrator.sweep.timing import training_seconds
+from orchestrator.transfer.cells import read_rows
 
 #: seed -> unit -> value
 Values: TypeAlias = Mapping[int, Mapping[str, float]]
@@ -36,12 +40,22 @@ MEASURES = (
     Measure("agreement", "Agreement", 1, True, "Share of masked tokens with the same first choice as the teacher’s."),
     Measure("kl", "KL to teacher", -1, False, "KL(teacher ‖ student) in nats per masked token."),
     Measure("retrieval", "Retrieval", 1, True, "Share of translations found by CSLS, vectors of the last layer."),
+    Measure("cka", "CKA", 1, False, "Likeness of translations’ vectors up to rotation, last layer, unbiased."),
+    Measure("neuron_correlation", "Neurons", 1, False, "Correlation of each neuron across translations, last layer."),
+    Measure("head_swap", "Head swap", 1, True, "Accuracy of a linear head of another language, last layer."),
 )
 _METRICS = {
     "masked_lm_accuracy": "accuracy",
     "bits_per_character": "bits_per_character",
     "teacher_agreement": "agreement",
     "teacher_kl": "kl",
+}
+#: Those of the last layer, by pairs of languages.
+_OF_PAIRS = {
+    "retrieval_csls": "retrieval",
+    "cka": "cka",
+    "neuron_correlation": "neuron_correlation",
+    "head_swap_accuracy": "head_swap",
 }
 
 
@@ -66,7 +80,7 @@ def write_comparison(sweep: Sweep, failures: Mapping[str, str]) -> tuple[Compari
     lines = (json.dumps(asdict(value), ensure_ascii=False) for value in found)
     folder = sweep.root / "report"
     write_bytes(folder / "figures.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    compared = compare(sweep, found, failures)
+    compared = replace(compare(sweep, found, failures), transfer=list(transferred(sweep)))
     return compared, comparison.write_comparison(compared, folder)
 
 
@@ -109,17 +123,31 @@ def measured(one: CellRun) -> Iterator[MeasuredValue]:
             yield MeasuredValue(cell, one.seed, name, unit, fmean(several))
 
 
+def transferred(sweep: Sweep) -> Iterator[TransferRow]:
+    """What `orch transfer` measured in each cell, under the cell's name; a teacher, the same for all, once."""
+    for one in sweep.runs:
+        for row in read_rows(rows_path(one.run)):
+            name = TEACHER if row.role == "teacher" else one.cell
+            yield replace(row, model=name + BASELINE_SUFFIX * (row.role == "baseline"))
+
+
 def _chosen(rows: Sequence[MetricRow]) -> Iterator[tuple[str, str, MetricRow]]:
     """(measure, unit, row) of what is compared."""
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[object, ...], int] = {}
     for row in rows:
-        if row.metric == "retrieval_csls" and row.layer is not None:
-            last[row.model, row.split] = max(row.layer, last.get((row.model, row.split), 0))
+        if row.metric in _OF_PAIRS and row.layer is not None:
+            last[_pair(row)] = max(row.layer, last.get(_pair(row), 0))
     for row in rows:
         if row.split == "held_out" and row.metric in _METRICS:
             yield _METRICS[row.metric], row.language, row
-        elif row.metric == "retrieval_csls" and row.layer == last.get((row.model, row.split)):
-            yield "retrieval", f"{row.split.removeprefix('parallel:')} {row.language}→{row.other_language}", row
+        elif row.metric in _OF_PAIRS and row.layer == last[_pair(row)] and row.language != row.other_language:
+            source = row.split.partition(":")[2]
+            yield _OF_PAIRS[row.metric], f"{source} {row.language}→{row.other_language}", row
+
+
+def _pair(row: MetricRow) -> tuple[object, ...]:
+    """What has one last layer; students of a system may differ in depth."""
+    return row.model, row.metric, row.split, row.language, row.other_language
 
 
 def _figures(values: Mapping[str, Values], reference: Mapping[str, Values] | None) -> dict[str, Figure]:
@@ -166,6 +194,6 @@ def _is_measured(one: CellRun) -> bool:
 
 
 def _seconds(runs: Sequence[CellRun]) -> float | None:
-    """Of training, of all students of a cell, mean over the seeds that began."""
-    found = [sum(log.seconds for log in logs) for one in runs if (logs := read_training(one.run.root))]
+    """Of training, mean over the seeds that began."""
+    found = [seconds for one in runs if (seconds := training_seconds(one.run)) is not None]
     return fmean(found) if found else None

@@ -15,7 +15,8 @@ from orchestrator.errors import ConfigError, OrchError
 from orchestrator.run import Run, make_run
 from orchestrator.storage import local_path
 from orchestrator.sweep.baselines import baseline_settings
-from orchestrator.sweep.spec import Cell, SweepSection, cells, read_spec
+from orchestrator.sweep.spec import TIMED, Cell, SweepSection, cells, read_spec
+from orchestrator.sweep.timing import decided_steps, with_steps
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class CellRun:
     cell: str
     seed: int
     run: Run
+    is_open: bool = False  # how many steps it has is yet to be decided; the run has the base's
 
     @property
     def name(self) -> str:
@@ -90,11 +92,22 @@ def open_sweep(path: Path, *, address: str | None = None) -> Sweep:
         for cell in cells(section, where=str(path))
     )
     runs = tuple(
-        CellRun(cell.name, seed, _open(tree, cell, seed, section, where=str(path)))
+        CellRun(cell.name, seed, _open(tree, cell, seed, section, where=str(path)), is_open=cell.baseline == TIMED)
         for cell in known
         for seed in section.seeds
     )
-    return Sweep(section, known, runs, base.address)
+    return settled(Sweep(section, known, runs, base.address))
+
+
+def settled(sweep: Sweep) -> Sweep:
+    """The sweep with the numbers of steps that are decided by now; StoreError where a file that says so is damaged."""
+    runs = []
+    for one in sweep.runs:
+        if one.is_open and (steps := decided_steps(sweep.root, one.seed, reference=sweep.reference)) is not None:
+            runs.append(CellRun(one.cell, one.seed, with_steps(one.run, steps)))
+        else:
+            runs.append(one)
+    return replace(sweep, runs=tuple(runs))
 
 
 def _open(tree: Tree, cell: Cell, seed: int, section: SweepSection, *, where: str) -> Run:

@@ -20,6 +20,7 @@ class CellPlan:
     name: str
     sets: str  # keys and values
     students: tuple[StudentPlan, ...]  # of its first seed
+    is_open: bool  # whether a seed's number of steps is yet to be decided
     done: int  # runs that are trained
     runs: int
     seconds: float  # of training that is left, of all seeds together
@@ -92,6 +93,7 @@ def _cell(runs: list[CellRun], sets: str, flops: float) -> CellPlan:
     return CellPlan(
         name=runs[0].cell,
         sets=sets,
+        is_open=any(one.is_open for one in runs),
         students=plans[0],
         done=sum(map(_is_trained, runs)),
         runs=len(runs),

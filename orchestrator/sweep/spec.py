@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,12 @@ from orchestrator.config.loading import Setting, parse_section
 from orchestrator.config.reading import read_yaml
 from orchestrator.errors import ConfigError
 
-Baseline: TypeAlias = Literal["no-teacher", "same-start", "random-start", "untrained", "trimmed-teacher"]
+Baseline: TypeAlias = Literal[
+    "no-teacher", "no-teacher-time", "same-start", "random-start", "untrained", "trimmed-teacher"
+]
+#: The baseline whose number of steps the times of others decide: of the reference, and of this one.
+TIMED: Baseline = "no-teacher-time"
+TIMED_BY: Baseline = "no-teacher"
 
 #: The row of the table that no cell may be called as.
 TEACHER = "teacher"
@@ -65,9 +69,25 @@ class Cell:
     @property
     def words(self) -> str:
         """What it sets, in one line."""
-        return ", ".join(
-            f"{one.key} = {json.dumps(one.value, ensure_ascii=False, default=str)}" for one in self.settings
-        )
+        return "; ".join(f"{one.key} = {said(one.value)}" for one in self.settings)
+
+
+def said(value: object) -> str:
+    """A value of a configuration in few words: `soft-targets(k 64) + hidden-states(cosine, uniform)`."""
+    match value:
+        case {"type": kind, **options}:
+            named = (said(one) if isinstance(one, str) else f"{key} {said(one)}" for key, one in options.items())
+            return f"{kind}({', '.join(named)})" if options else str(kind)
+        case dict():
+            return ", ".join(f"{key} {said(one)}" for key, one in value.items())
+        case [dict(), *_]:
+            return (" + " if all(isinstance(one, dict) and "type" in one for one in value) else "; ").join(
+                map(said, value)
+            )
+        case list():
+            return f"[{', '.join(map(said, value))}]"
+        case _:
+            return _word(value)
 
 
 def read_spec(path: Path) -> SweepSection:
@@ -104,6 +124,11 @@ def cells(spec: SweepSection, *, where: str) -> tuple[Cell, ...]:
         )
     if TEACHER in names:
         raise ConfigError(f"{where}: cells.{TEACHER}: the table calls the teacher itself so; choose another name.")
+    if TIMED in names and (TIMED_BY not in names or (spec.reference or names[0]) == TIMED):
+        raise ConfigError(
+            f"{where}: baselines: {TIMED} is trained for as long as the reference, at the speed of {TIMED_BY}; list "
+            f"{TIMED_BY} too, and take another cell as the reference."
+        )
     if spec.reference is not None and spec.reference not in names:
         raise ConfigError(f"{where}: reference: there is no cell '{spec.reference}'; {nearest(spec.reference, names)}")
     return tuple(found)

@@ -1,7 +1,8 @@
 """The table of contents of a sweep: share, train, evaluate, compare.
 
     share     text is read, teachers say what all cells ask, vocabularies are built; once for all that have it in common
-    train     every cell with every seed is a unit of work in a process of its own, several at once
+    train     every cell with every seed is a unit of work in a process of its own, several at once; then those whose
+              number of steps depends on how long others took
     evaluate  cells of one text are measured in one job, so that the teacher runs once
     compare   the table, after every start as far as there are figures
 
@@ -11,7 +12,7 @@ Each step does what is missing. A cell that fails is named, and stops no other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +31,10 @@ from orchestrator.steps.evaluating import evaluate_together, is_evaluated
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.training import missing_groups
 from orchestrator.sweep.comparing import write_comparison
-from orchestrator.sweep.opening import CellRun, Share, Sweep
+from orchestrator.sweep.opening import CellRun, Share, Sweep, settled
 from orchestrator.sweep.progress import evaluation_progress, training_progress
+from orchestrator.sweep.spec import TIMED_BY
+from orchestrator.sweep.timing import decide_steps
 from orchestrator.sweep.worker import make_cell_worker
 
 _log = logging.getLogger(__name__)
@@ -90,7 +93,13 @@ def run_sweep(
     ready: list[CellRun] = []
     for share in sweep.shares:
         ready += _share(share, cluster, stage, failures)
-    _train(sweep, ready, cluster, parallel, watch, failures)
+    _train(sweep, [one for one in ready if not one.is_open], cluster, parallel, watch, failures)
+    timed = {one.name for one in ready if one.is_open}
+    if timed:
+        sweep = _settle(sweep, timed, failures)
+        ready = [one for one in sweep.runs if one.name in {other.name for other in ready}]
+        late = [one for one in ready if one.name in timed and not one.is_open]
+        _train(sweep, late, cluster, parallel, watch, failures)
     _evaluate(sweep, ready, cluster, watch, failures)
     comparison, page = write_comparison(sweep, {failure.cell.name: failure.reason for failure in failures})
     _log.info("comparison: %s", page)
@@ -168,6 +177,19 @@ def _train(
                 _log.error("%s failed: %s", outcome.unit.name, reason)
             else:
                 _log.info("%s is trained after %.0f s", outcome.unit.name, outcome.seconds)
+
+
+def _settle(sweep: Sweep, timed: Collection[str], failures: list[Failure]) -> Sweep:
+    """Decide how long those are trained that wait for the times of others; what cannot be decided is named."""
+    runs = {(one.cell, one.seed): one for one in sweep.runs}
+    for one in sweep.runs:
+        if one.name in timed:
+            reference, slow = runs[sweep.reference, one.seed], runs[TIMED_BY, one.seed]
+            try:
+                decide_steps(sweep.root, one.seed, reference=(reference.cell, reference.run), other=slow.run)
+            except OrchError as error:
+                failures.append(Failure(one, str(error)))
+    return settled(sweep)
 
 
 def share_out(runs: Sequence[CellRun], cluster: Cluster, parallel: int | None) -> Room:

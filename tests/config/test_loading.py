@@ -88,6 +88,32 @@ def test_refuses_with_the_place_and_the_remedy(tmp_path: Path, change: tuple[str
         assert part in str(caught.value)
 
 
+TABLE = "files: t.parquet"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        (
+            f"probes: {{pos: {{kind: words, {TABLE}, label: upos}}}}",
+            "probes: 'pos' is of kind words; a probe reads one",
+        ),
+        (f"probes: {{topic: {{kind: sentence, {TABLE}}}}}", "evaluation.probes.topic.label: this key is required."),
+        (f"probes: {{topic: {{kind: sentence, {TABLE}, lable: x}}}}", "unknown key 'lable': did you mean 'label'?"),
+        ("probe: {}", "unknown key 'probe': did you mean 'probes'?"),
+        (f"parallel: [{{name: a, {TABLE}, columns: {{}}, keys: id}}]", "unknown key 'keys': did you mean 'key'?"),
+        (
+            f"parallel: [{{name: a, {TABLE}, columns: {{}}}}, {{name: a, {TABLE}, columns: {{}}}}]",
+            "evaluation.parallel: two sources have one name",
+        ),
+    ],
+)
+def test_refuses_an_evaluation_that_cannot_be(tmp_path: Path, evaluation: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f"{GOOD}evaluation: {{{evaluation}}}\n"))
+    assert expected in str(caught.value)
+
+
 @pytest.mark.parametrize("override", ["training.steps", "=3", "a..b=3", "training.steps=[1", "objectives.9.k=3"])
 def test_refuses_a_malformed_override(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):

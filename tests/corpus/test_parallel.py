@@ -83,3 +83,60 @@ def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x00\x01 not a table")
     with pytest.raises(DataError, match=name):
         read_parallel(source(tmp_path / name))
+
+
+def by_key(folder: Path, files: dict[str, dict[str, list[object]]], **options: object) -> ParallelSource:
+    """A source whose files have the columns `id` and what `files` says."""
+    for name, columns in files.items():
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    return ParallelSource.model_validate(
+        {
+            "name": "ours",
+            "files": [str(folder / f"{name}.parquet") for name in files],
+            "key": "id",
+            "columns": {"en": "en", "de": "de", "fi": "fi"},
+            **options,
+        }
+    )
+
+
+PIVOTED: dict[str, dict[str, list[object]]] = {
+    "de": {
+        "id": [3, 1, 2, 5, 6],
+        "split": ["a", "a", "a", "a", "b"],
+        "en": ["e3", "e1", "e2", "e5", "e6"],
+        "de": ["d3", "d1", "d2", "d5", "d6"],
+    },
+    "fi": {"id": ["1", "2", "3", "4", "6"], "en": ["x1", "x2", "x3", "x4", "x6"], "fi": ["f1", "", "f3", "f4", "f6"]},
+}
+
+
+def test_files_are_joined_on_a_key_and_the_first_decides(tmp_path: Path) -> None:
+    """A number joins the same number written as a word; row 2 has no Finnish, 5 no Finnish row, 6 another split."""
+    found = read_parallel(by_key(tmp_path, PIVOTED, where={"split": "a"}))
+    assert found.texts == {"en": ["e3", "e1"], "de": ["d3", "d1"], "fi": ["f3", "f1"]}
+
+
+def test_a_join_keeps_few_rows_evenly_spread(tmp_path: Path) -> None:
+    ids: list[object] = [*range(50)]
+    files = {name: {"id": ids, name: [f"{name}{i}" for i in ids]} for name in ("en", "de", "fi")}
+    assert read_parallel(by_key(tmp_path, files, max_pairs=5)).texts["fi"] == ["fi0", "fi10", "fi20", "fi30", "fi40"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "said"),
+    [
+        ({"id": [1, 1], "fi": ["a", "b"]}, {}, "fi.parquet has 2 rows whose 'id' is 1; a key names one row"),
+        ({"idd": [1], "fi": ["a"]}, {}, "fi.parquet has no column 'id'; did you mean 'idd'?"),
+        ({"id": [1], "fin": ["a"]}, {}, "none of its files has a column 'fi'; did you mean 'fin'?"),
+        ({"id": [1], "fi": ["a"]}, {"where": {"splitt": "a"}}, "none of its files has a column 'splitt'"),
+        ({"id": [9], "fi": ["a"]}, {}, "no row of"),
+    ],
+)
+def test_what_cannot_be_joined_is_said(
+    tmp_path: Path, columns: dict[str, list[object]], options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(DataError, match=r"parallel text 'ours'") as raised:
+        read_parallel(by_key(tmp_path, PIVOTED | {"fi": columns}, **options))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)

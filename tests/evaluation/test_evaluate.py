@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoModelForMaskedLM
 
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.run import EvaluationSection
+from orchestrator.config.transfer import TaskSection
 from orchestrator.corpus.store import build_corpus, open_corpus
 from orchestrator.errors import DataError, StoreError
 from orchestrator.evaluation.evaluate import evaluate
@@ -50,6 +52,14 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> EvaluationJob:
     pq.write_table(
         pa.table({language: sentences(language, PAIRS, seed=2) for language in WORDS}), root / "pairs.parquet"
     )
+
+    texts = {language: sentences(language, 60, seed=4) for language in WORDS}
+    labelled = [
+        {"lang": language, "split": "test" if i % 3 else "train", "text": text, "long": str(len(text.split()) > 7)}
+        for language in WORDS
+        for i, text in enumerate(texts[language])
+    ]
+    pq.write_table(pa.Table.from_pylist(labelled), root / "labelled.parquet")
 
     both = WORDS["xx"] + WORDS["yy"]
     teacher = write_pair(root / "teacher", both, layers=3)
@@ -89,6 +99,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> EvaluationJob:
             parallel=(
                 ParallelSource(name="ours", files=(str(root / "pairs.parquet"),), columns={"xx": "xx", "yy": "yy"}),
             ),
+            probes={"long": TaskSection(kind="sentence", files=(str(root / "labelled.parquet"),), label="long")},
         ),
         systems={"one-to-many": ("one-to-many/xx", "one-to-many/yy")},
         seed=3,
@@ -213,7 +224,10 @@ def test_retrieval_rows(rows: list[MetricRow], system: str, depth: int) -> None:
             assert [row.layer for row in chosen] == list(range(depth + 1))
             assert all(row.n == PAIRS and 0 <= row.value <= 1 for row in chosen)
     assert [row.value for row in find(found, metric="retrieval_chance")] == [1 / PAIRS, 1 / PAIRS]
-    assert len(find(found, metric="cka", layer=depth)) == len(find(found, metric="cka_shuffled", layer=depth)) == 1
+    for metric in ("cka", "neuron_correlation"):
+        for chosen in (find(found, metric=metric), find(found, metric=f"{metric}_shuffled")):
+            assert [row.layer for row in chosen] == list(range(depth + 1))
+            assert all((row.language, row.other_language, row.n) == ("xx", "yy", PAIRS) for row in chosen)
     assert {row.role for row in found} == {"teacher" if system == "big" else "student"}
 
 
@@ -225,6 +239,41 @@ def test_students_that_differ_in_name_alone_find_every_translation(job: Evaluati
     assert value(found, metric="retrieval_cosine", language="xx") > 0.9  # sentences of the two lost words may tie
     assert value(found, metric="cka") == pytest.approx(1.0, abs=1e-3)
     assert abs(value(found, metric="cka_shuffled")) < 0.3
+    assert value(found, metric="neuron_correlation") == pytest.approx(1.0, abs=1e-3)
+    assert abs(value(found, metric="neuron_correlation_shuffled")) < 0.3
+    # the head of the one is the head of the other
+    home, away = (value(found, metric="head_swap_accuracy", language="xx", other_language=o) for o in ("xx", "yy"))
+    assert home == away
+
+
+@pytest.mark.parametrize(("system", "depth"), [("big", 3), ("one-to-one/student", 2), ("one-to-many", 2)])
+def test_head_swap_rows(rows: list[MetricRow], system: str, depth: int) -> None:
+    found = find(rows, model=system, split="probe:long")
+    assert {row.metric for row in found} == {"head_swap_accuracy", "head_swap_chance"}
+    for language, other in product(WORDS, WORDS):
+        chosen = find(found, metric="head_swap_accuracy", language=language, other_language=other)
+        assert [row.layer for row in chosen] == list(range(depth + 1))
+        assert all(row.n == 40 for row in chosen)
+        assert value(found, metric="head_swap_chance", language=language, other_language=other) == 0.425
+    assert {row.role for row in found} == {"teacher" if system == "big" else "student"}
+
+
+def test_every_layer_beside_transformers_and_numpy(job: EvaluationJob, rows: list[MetricRow]) -> None:
+    """Correlations of neurons from mean states that transformers gives one sentence at a time."""
+    big = job.model("big")
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(big.folder).eval(), load_tokenizer(str(big.folder))
+    sides = []
+    for language in WORDS:
+        with torch.inference_mode():
+            states = [
+                model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+                for text in sentences(language, PAIRS, seed=2)
+            ]
+        sides.append(np.array([[layer[0].mean(dim=0).double().numpy() for layer in one] for one in states]))
+    for layer in range(4):
+        expected = np.mean([np.corrcoef(*(side[:, layer, d] for side in sides))[0, 1] for d in range(16)])
+        found = value(rows, model="big", split="parallel:ours", metric="neuron_correlation", layer=layer)
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_layers_of_students_of_different_depth_or_width(job: EvaluationJob, tmp_path: Path) -> None:
@@ -232,14 +281,14 @@ def test_layers_of_students_of_different_depth_or_width(job: EvaluationJob, tmp_
     size = len(SPECIAL) + len(WORDS["yy"]) - 2
     deeper = replace(two, folder=str(write_model(tmp_path / "deep", vocab_size=size, layers=3)))
     wider = replace(two, folder=str(write_model(tmp_path / "wide", vocab_size=size, width=32)))
-    for other, metrics in (
-        (deeper, {"retrieval_cosine", "retrieval_csls", "cka", "cka_shuffled"}),
-        (wider, {"cka", "cka_shuffled"}),
+    for other, metrics, layers in (
+        (deeper, {"retrieval_cosine", "retrieval_csls", "cka", "cka_shuffled"}, {2}),
+        (wider, {"cka", "cka_shuffled"}, {0, 1, 2}),
     ):
         models = (job.model("big"), job.model("one-to-many/xx"), other)
-        found = find(list(evaluate(replace(job, models=models))), model="one-to-many")
+        found = find(list(evaluate(replace(job, models=models))), model="one-to-many", split="parallel:ours")
         assert {row.metric for row in found} - {"retrieval_chance"} == metrics
-        assert {row.layer for row in found} - {None} == {2}
+        assert {row.layer for row in found} - {None} == layers
 
 
 def test_without_teachers(job: EvaluationJob) -> None:
@@ -261,7 +310,7 @@ def test_a_tokenizer_alone_decides_the_tokens(job: EvaluationJob, rows: list[Met
     found = list(evaluate(replace(job, models=models)))
     assert not find(found, role="teacher")
     wanted = {"model": "one-to-many/xx", "split": "held_out", "metric": "bits_per_character"}
-    assert value(found, **wanted) == value(rows, **wanted)
+    assert value(found, **wanted) == pytest.approx(value(rows, **wanted), rel=1e-6)
 
 
 def test_parallel_text_that_nothing_serves_is_said(job: EvaluationJob, caplog: pytest.LogCaptureFixture) -> None:

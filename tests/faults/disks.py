@@ -75,8 +75,16 @@ class FaultyDisk(Disk):
 class RefusingDisk(FaultyDisk):
     """Refuses one call with an input/output error, and works again afterwards."""
 
+    number = errno.EIO
+
     def fault(self) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(self.number, os.strerror(self.number))
+
+
+class FullDisk(RefusingDisk):
+    """Has no room for one call."""
+
+    number = errno.ENOSPC
 
 
 class CrashingDisk(FaultyDisk):

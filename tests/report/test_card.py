@@ -25,6 +25,7 @@ LOG = TrainingLog(
     tokens=np.array([60_000, 120_000]),
     tokens_per_second=np.array([1000.0, 1000.0]),
     data_wait_share=np.zeros(2),
+    phases=("all", "all"),
 )
 
 

@@ -7,16 +7,31 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from orchestrator.records import MetricRow
+from orchestrator.report.making import LayerMap, Link, Making, ModelSize, Stage, TeacherPass
 from orchestrator.report.page import render, write_report
-from orchestrator.report.reading import read_training
+from orchestrator.report.reading import TrainingLog, read_training
 
-from .samples import CONFIG, full_run, masked_rows, parallel_rows, write_full_run, write_log, write_metrics
+from .samples import (
+    CONFIG,
+    full_run,
+    full_transfer,
+    making,
+    masked_rows,
+    parallel_rows,
+    probe_rows,
+    transfer_rows,
+    write_full_run,
+    write_log,
+    write_metrics,
+)
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 NASTY = '<script>alert("x")</script> & `$x_1$` |'
@@ -59,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run") / "sample"
     root.mkdir()
     write_full_run(root)
-    write_report(root, facts={"Teacher pass": "6 min 41 s"})
+    write_report(root, making=making())
     return root
 
 
@@ -68,8 +83,8 @@ def html(run: Path) -> str:
     return (run / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def show(rows: list[MetricRow], **options: object) -> str:
-    page, _ = render("run", rows=rows, logs=options.get("logs", []), config=CONFIG, facts=options.get("facts", {}))  # type: ignore[arg-type]
+def show(rows: list[MetricRow], logs: Sequence[TrainingLog] = ()) -> str:
+    page, _ = render("run", rows=rows, logs=logs, config=CONFIG, making=Making())
     return page
 
 
@@ -89,18 +104,79 @@ def test_ids_are_unique_and_their_users_find_them(html: str) -> None:
 
 def test_every_plot_is_a_figure_with_well_formed_svg(html: str) -> None:
     plots = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
-    assert len(plots) == 4 + 1 + 6  # two setups of two dot plots, one of layers, two setups of three objectives
+    # two setups of two dot plots, layers by four metrics, two setups of three objectives, transfer, two stages
+    assert len(plots) == 4 + 4 + 6 + 1 + 2
     for plot in plots:
         ET.fromstring(plot.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
         assert "font-family" not in plot
         assert not re.search(r"#[0-9a-f]{6}\b", plot)  # all colours are the page's
+        assert re.search(r'^<svg [^>]*role="img"><title>[^<]{20,}</title>', plot)
+
+
+def test_every_figure_has_a_caption_and_its_numbers(html: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", html, re.DOTALL)
+    assert len(figures) == 17 + 7 + 3  # plots, heat maps, bars
+    for figure in figures:
+        assert re.search(r"<figcaption><span>.*[A-Za-z]{3}", figure, re.DOTALL)
+        assert figure.count('href="data:text/csv;base64,') == 1
+
+
+def numbers(html: str, name: str) -> list[dict[str, str]]:
+    (encoded,) = re.findall(rf'download="{re.escape(name)}" href="data:text/csv;base64,([^"]+)"', html)
+    return list(csv.DictReader(io.StringIO(base64.b64decode(encoded).decode())))
+
+
+def test_the_files_hold_what_is_drawn(html: str) -> None:
+    maps = numbers(html, "retrieval-ntrex-one-to-many.csv")
+    expected = next(
+        r for r in parallel_rows("", "student", 0.62, depth=4) if (r.metric, r.layer) == ("retrieval_csls", 4)
+    )
+    assert (maps[0]["query"], maps[0]["searched"], maps[0]["layer"]) == (
+        expected.language,
+        expected.other_language,
+        "4",
+    )
+    assert float(maps[0]["retrieval_csls"]) == pytest.approx(expected.value)
+    curve = numbers(html, "layers-ntrex-cka.csv")
+    assert [row["layer"] for row in curve if row["system"] == "one-to-many"] == ["0", "1", "2", "3", "4"]
+    swaps = [float(row["head_swap_accuracy"]) for row in numbers(html, "layers-topic-head-swap-accuracy.csv")]
+    assert max(swaps) == pytest.approx(0.6)  # own heads would have 0.7
+    lines = numbers(html, "layers-multilingual-en-de-1.csv")
+    assert {"start", "hidden-states", "attention-probabilities"} == {row["objective"] for row in lines}
+    assert {(row["teacher_part"], row["student_part"]) for row in lines} >= {("layer 2", "layer 1"), ("embedding",) * 2}
+    assert sum(int(row["bytes"]) for row in numbers(html, "storage-multilingual.csv")) == 10_700
+
+
+def test_transfer_is_mean_and_spread_with_the_best_of_the_small_models(html: str) -> None:
+    rows = {(r["model"], r["mode"], r["target"]): r for r in numbers(html, "transfer-pos-en.csv")}
+    others = rows["one-to-many", "sft", "others"]
+    assert (float(others["mean"]), others["seeds"], others["trained"]) == (pytest.approx(0.655), "2", "12345")
+    assert float(others["spread"]) == pytest.approx(0.01 / 2**0.5)
+    section = html[html.index('id="transfer"') : html.index('id="layers"')]
+    assert section.count("best") == 5 + 1  # sft of the students in every column, and the word
+    assert '<td class="number best">65.5<span class="spread"> ± 0.7</span></td>' in section
+    assert "85.5" in section  # the teacher, unmarked
+
+
+def test_of_a_figure_measured_twice_the_later_counts() -> None:
+    old = list(transfer_rows("a", "student", 0.2, seeds=1))
+    new = [replace(row, value=row.value + 0.5, cell=f"{row.cell} again") for row in old]
+    page, _ = render("run", rows=[], logs=[], config="", making=Making(), transfer=[*old, *new])
+    assert ">75.0</td>" in page
+    assert "one seed" in page
+
+
+def test_phases_are_in_the_numbers_of_learning(html: str) -> None:
+    rows = numbers(html, "learning-one-to-many-masked-lm.csv")
+    assert {row["phase"] for row in rows} == {"up", "out"}
+    assert "phases up, out" in html
 
 
 def test_the_numbers_of_the_page_are_those_of_the_files(run: Path, html: str) -> None:
     links = re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', html)
     names = [name for name, _ in links]
     assert sorted(names) == sorted(path.name for path in (run / "report" / "data").iterdir())
-    assert len(names) == len(set(names)) == 11 + 5 + 1  # plots, heat maps, the headline
+    assert len(names) == len(set(names)) == 17 + 7 + 3 + 5  # plots, heat maps, bars, tables
     for name, encoded in links:
         data = base64.b64decode(encoded)
         assert data == (run / "report" / "data" / name).read_bytes()
@@ -113,12 +189,12 @@ def test_the_page_says_what_was_measured(html: str) -> None:
     words = " ".join(" ".join(Page(html).words).split())
     assert "5 students of 1 teacher" in words
     assert "6.0 points above the same students without a teacher" in words
-    for expected in ("79", "32.2 %", "6 min 41 s", "mean over languages", "root: runs/sample", "one-to-many"):
+    for expected in ("79", "32.2 %", "5 min 0", "mean over languages", "root: runs/sample", "one-to-many"):
         assert expected in words
 
 
 def test_the_same_run_gives_the_same_page(run: Path, html: str) -> None:
-    assert write_report(run, facts={"Teacher pass": "6 min 41 s"}).read_text(encoding="utf-8") == html
+    assert write_report(run, making=making()).read_text(encoding="utf-8") == html
 
 
 def test_the_phone_may_scroll_tables_but_not_the_page(html: str) -> None:
@@ -132,9 +208,20 @@ def test_everything_written_by_others_is_escaped() -> None:
         *masked_rows(f"{NASTY}/student", "student", NASTY, 0.3),
         *parallel_rows(NASTY, "student", 0.5, depth=2, languages=(NASTY, "b", "c"), source=NASTY),
     ]
-    page, _ = render(NASTY, rows=rows, logs=[], config=NASTY, facts={NASTY: NASTY})
+    rows += [
+        replace(row, model=NASTY, split=f"probe:{NASTY}", language=NASTY)
+        for row in probe_rows("", "student", 1, depth=2)
+    ]
+    moved = [replace(row, model=NASTY, language=NASTY, task=NASTY, mode=NASTY) for row in full_transfer()]
+    stage = Stage((NASTY,), 1, 2, (Link(NASTY, 1, 1),))
+    nasty = Making(
+        [TeacherPass(NASTY, 1, 1.0, 1, {NASTY: 1})],
+        [ModelSize(NASTY, "student", 1, 1, 1, 1)],
+        [LayerMap(NASTY, (NASTY,), 2, 1, (), NASTY, (stage, stage))],
+    )
+    page, _ = render(NASTY, rows=rows, logs=[], config=NASTY, making=nasty, transfer=moved)
     assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    assert page.count("&lt;script&gt;") > 30
     Page(page)
 
 

@@ -1,4 +1,4 @@
-"""One student, the rows of one language, and a step on them."""
+"""One student, the rows of one language, and a step on them; with anchors, another student that it is held to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.config.models import StudentTemplate
-from orchestrator.config.objectives import Objective
+from orchestrator.config.objectives import AnchorsObjective, Objective
+from orchestrator.students.anchors import ANCHORS
 from orchestrator.students.batch import Batch
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
@@ -36,7 +37,11 @@ class Bench:
     known: Mapping[str, KnownTeacher]
 
     def micro(self, *rows: int) -> MicroBatch:
-        return micro_batch(self.terms, self.batch(*rows), device=CPU)
+        return micro_batch(tuple(t for t in self.terms if not t.reads_embeddings), self.batch(*rows), device=CPU)
+
+    @property
+    def anchored(self) -> tuple[Term, ...]:
+        return tuple(term for term in self.terms if term.reads_embeddings)
 
     def batch(self, *rows: int) -> Batch:
         return self.reader.batch(self.window, np.asarray(rows))
@@ -55,19 +60,28 @@ def make_bench(
     vocabulary: str = "aa",
     template: StudentTemplate = STUDENT,
 ) -> Bench:
-    spec = student("s", language, objectives=objectives, teachers={language: teacher}, template=template)
-    job = make_job(world, root, spec, vocabulary=vocabulary)
+    anchored = any(isinstance(objective, AnchorsObjective) for objective in objectives)
+    names = ("s", "other") if anchored else ("s",)
+    specs = [
+        student(n, language, objectives=objectives, teachers={language: teacher}, template=template) for n in names
+    ]
+    job = make_job(world, root, *specs, vocabulary=vocabulary)
     built = build_group(job)
+    if anchored and template.initialisation.layers == "random":  # both start with the same rows otherwise
+        own = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            built.module.encoder("other").word_embeddings.weight.normal_(generator=own)
     reader = build_streams(job, built.vocabularies, cursors={})["s"].readers[language]
     known = build_known(job, built.vocabularies, device="cpu")["s"]
-    return Bench(built, reader, whole(reader), built.terms["s"][0][language], known)
+    terms = built.terms["s"][0]
+    return Bench(built, reader, whole(reader), terms[language] + terms.get(ANCHORS, ()), known)
 
 
 def step(bench: Bench, *micros: MicroBatch) -> tuple[float, dict[str, float], dict[str, Tensor]]:
     """Loss, raw terms per element, and gradients of one step."""
     group = bench.built.module
     group.zero_grad(set_to_none=True)
-    denominators = total_counts(micros)
+    denominators = total_counts(micros) | bench.built.anchors.counts("s", bench.anchored)
     loss, sums = 0.0, dict.fromkeys(denominators, 0.0)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
     for micro in micros:
@@ -80,6 +94,10 @@ def step(bench: Bench, *micros: MicroBatch) -> tuple[float, dict[str, float], di
             known=bench.known,
             autocast=autocast,
         )
+        loss += float(value)
+        for name, total in raw.items():
+            sums[name] += float(total)
+    for _, value, raw in bench.built.anchors.backward(group, {"s": bench.anchored}, weights={"s": bench.weights}):
         loss += float(value)
         for name, total in raw.items():
             sums[name] += float(total)

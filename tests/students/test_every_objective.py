@@ -48,6 +48,7 @@ EVERY = [
     {"type": "relations", "of": ["value"], "heads": 4, "map": "uniform"},
     {"type": "embeddings"},
     {"type": "embeddings", "distance": "cosine"},
+    {"type": "anchors"},
 ]
 
 
@@ -138,6 +139,9 @@ def expected(live: Live) -> Tensor:
             if options.get("distance") == "cosine":
                 return (1 - F.cosine_similarity(own, goal)).mean()
             return F.mse_loss(own, goal)
+        case "anchors":  # the other student has the same vocabulary
+            own, other = (live.bench.built.module.encoder(n).word_embeddings.weight[5:] for n in ("s", "other"))
+            return 0.5 * (own - (own + other).detach() / 2).square().sum(-1).mean()
         case _:
             default = "last" if options["type"] == "relations" else "uniform"
             return torch.cat([attention(live, pair) for pair in live.pairs(default)]).mean()

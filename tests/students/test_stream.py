@@ -14,9 +14,10 @@ from orchestrator.errors import StoreError
 from orchestrator.records import Int64, Tables
 from orchestrator.students import rows as rows_module
 from orchestrator.students.batches import Batch, BatchReader
+from orchestrator.students.job import Seat
 from orchestrator.students.rows import Window, epoch_windows, index_rows, window_batches
 from orchestrator.students.source import UnitSize
-from orchestrator.students.stream import Cursor, Step, StreamSpec, StudentStream, steps_ahead
+from orchestrator.students.stream import Cursor, ReadBatch, Step, StreamSpec, StudentStream, steps_ahead
 
 UNIT_ROWS = 4
 
@@ -131,6 +132,11 @@ def collect(streams: dict[str, StudentStream], first: int, last: int) -> list[St
     return list(steps_ahead(streams, first_step=first, last_step=last, prepare=rows_of))
 
 
+def of(name: str, steps: list[Step[list[int]]]) -> list[list[list[int]]]:
+    """One student's micro-batches, step by step."""
+    return [list(step.batches[name].values()) for step in steps]
+
+
 def rows_of(name: str, step: int, batch: Batch) -> list[int]:
     return list(cast(Int64, batch))
 
@@ -140,26 +146,52 @@ def test_reading_ahead_changes_nothing_and_says_where_each_stream_stands() -> No
     expected = read(plain, 1, 12)
     steps = collect({"s": make_stream(accumulation=2)}, 1, 12)
     assert [step.number for step in steps] == list(range(1, 13))
-    assert [step.batches["s"] for step in steps] == expected
+    assert of("s", steps) == expected
     assert steps[-1].cursors == {"s": plain.cursor}
     halfway = make_stream(accumulation=2, cursor=steps[4].cursors["s"])
-    assert [step.batches["s"] for step in collect({"s": halfway}, 6, 12)] == expected[5:]
+    assert of("s", collect({"s": halfway}, 6, 12)) == expected[5:]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_any_number_of_workers_reads_every_micro_batch_once_in_one_order(size: int) -> None:
+    def streams(cursors: dict[str, Cursor] | None = None) -> dict[str, StudentStream]:
+        own = cursors or {}
+        return {name: make_stream(student=name, accumulation=2, cursor=own.get(name)) for name in ("s", "t", "u")}
+
+    whole = collect(streams(), 1, 40)
+    first = [list(steps_ahead(streams(), first_step=1, last_step=9, prepare=rows_of, seat=Seat(0, 3)))]
+    assert first[0][-1].cursors == whole[8].cursors, "so that a change in mid-epoch goes on with the same order"
+    shares = [
+        list(
+            steps_ahead(streams(whole[8].cursors), first_step=10, last_step=40, prepare=rows_of, seat=Seat(rank, size))
+        )
+        for rank in range(size)
+    ]
+    for number, expected in enumerate(whole[9:]):
+        parts = [share[number] for share in shares]
+        for name in ("s", "t", "u"):
+            together = [item for part in parts for item in part.batches[name].items()]
+            assert len(dict(together)) == len(together), "no micro-batch is read by two"
+            assert dict(together) == expected.batches[name]
+        loads = [sum(map(len, part.batches.values())) for part in parts]
+        assert max(loads) - min(loads) <= 1
+        assert all(part.cursors == expected.cursors for part in parts)
 
 
 def test_adding_a_student_changes_no_other_students_batches() -> None:
     alone = collect({"s": make_stream()}, 1, 10)
     together = collect({"t": make_stream(student="t"), "s": make_stream()}, 1, 10)
-    assert [step.batches["s"] for step in alone] == [step.batches["s"] for step in together]
-    assert [step.batches["t"] for step in together] != [step.batches["s"] for step in together]
+    assert of("s", alone) == of("s", together)
+    assert of("t", together) != of("s", together)
 
 
 def test_the_thread_stays_at_most_so_many_steps_in_front() -> None:
     begun: list[int] = []
 
     class Counting(StudentStream):
-        def step(self, step: int) -> list[Batch]:
+        def turn(self, step: int) -> list[ReadBatch]:
             begun.append(step)
-            return super().step(step)
+            return super().turn(step)
 
     plain = make_stream()
     steps = steps_ahead(
@@ -182,10 +214,10 @@ def threads_named_batches() -> list[threading.Thread]:
 @pytest.mark.parametrize("error", [StoreError("shard 3 is damaged"), KeyboardInterrupt()])
 def test_what_the_reader_raises_is_raised_here_after_the_steps_before_it(error: BaseException) -> None:
     class Failing(StudentStream):
-        def step(self, step: int) -> list[Batch]:
+        def turn(self, step: int) -> list[ReadBatch]:
             if step == 4:
                 raise error
-            return super().step(step)
+            return super().turn(step)
 
     plain = make_stream()
     failing = {"s": Failing(plain.spec, plain.readers)}

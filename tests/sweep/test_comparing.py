@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.sweep.comparing import paired_difference
+from orchestrator.records import MetricRow
+from orchestrator.sweep.comparing import _chosen, paired_difference
 
 Table = dict[int, dict[str, float]]
 
@@ -79,3 +80,33 @@ def test_swapping_the_sides_mirrors_the_difference_and_a_common_shift_leaves_it(
     assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low), abs=1e-9)
     assert (moved.value, moved.low, moved.high) == pytest.approx((there.value, there.low, there.high), abs=1e-9)
     assert there.low - 1e-9 <= there.value <= there.high + 1e-9
+
+
+def test_of_pairs_the_last_layer_is_compared() -> None:
+    def row(metric: str, pair: str, split: str, layer: int | None) -> MetricRow:
+        language, other = pair.split("-")
+        return MetricRow("m", "student", language, metric, 0.5, 9, 1, split, other_language=other, layer=layer)
+
+    rows = [
+        row(metric, pair, split, layer)
+        for metric, split in (
+            ("retrieval_csls", "parallel:news"),
+            ("cka", "parallel:news"),
+            ("cka_shuffled", "parallel:news"),
+            ("neuron_correlation", "parallel:bible"),
+            ("head_swap_accuracy", "probe:topic"),
+        )
+        for pair, depth in (("en-de", 4), ("en-fi", 2), ("en-en", 4))
+        for layer in range(depth + 1)
+    ]
+    rows.append(row("head_swap_chance", "en-de", "probe:topic", None))
+    assert [(measure, unit, found.layer) for measure, unit, found in _chosen(rows)] == [
+        (measure, f"{source} en→{other}", layer)
+        for measure, source in (
+            ("retrieval", "news"),
+            ("cka", "news"),
+            ("neuron_correlation", "bible"),
+            ("head_swap", "topic"),
+        )
+        for other, layer in (("de", 4), ("fi", 2))
+    ]

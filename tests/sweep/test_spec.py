@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.sweep.spec import SweepSection, cells, read_spec
+from orchestrator.sweep.spec import SweepSection, cells, read_spec, said
 
 
 def section(**values: object) -> SweepSection:
@@ -47,6 +47,38 @@ def test_named_cells_and_baselines_stand_below_the_grid() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (4, "4"),
+        (True, "true"),
+        (None, "none"),
+        ([], "[]"),
+        ([0.9, 0.98], "[0.9, 0.98]"),
+        ({"layers": "random", "embedding": "random"}, "layers random, embedding random"),
+        ({"en-de": ["en", "de"], "fi": ["fi"]}, "en-de [en, de], fi [fi]"),
+        (
+            [
+                {"type": "soft-targets", "k": 64},
+                {"type": "masked-lm"},
+                {"type": "hidden-states", "distance": "cosine", "map": "uniform"},
+            ],
+            "soft-targets(k 64) + masked-lm + hidden-states(cosine, uniform)",
+        ),
+        (
+            [
+                {"name": "in", "share": 0.5, "objectives": [{"type": "hidden-states", "map": {1: 3}}]},
+                {"name": "out", "share": 0.5, "objectives": [{"type": "masked-lm"}, {"type": "soft-targets"}]},
+            ],
+            "name in, share 0.5, objectives hidden-states(map 1 3); name out, share 0.5, objectives masked-lm + "
+            "soft-targets",
+        ),
+    ],
+)
+def test_values_in_few_words(value: object, words: str) -> None:
+    assert said(value) == words
+
+
+@pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({}, "nothing to compare"),
@@ -55,6 +87,8 @@ def test_named_cells_and_baselines_stand_below_the_grid() -> None:
         ({"cells": {"teacher": {}}}, "choose another name"),
         ({"grid": {"student.layers": ["a b", "a-b"]}}, "two cells are called 'layers=a-b'"),
         ({"grid": {"student.layers": [2]}, "reference": "layer=2"}, "did you mean 'layers=2'?"),
+        ({"cells": {"a": {}}, "baselines": ["no-teacher-time"]}, "list no-teacher too"),
+        ({"baselines": ["no-teacher-time", "no-teacher"]}, "take another cell as the reference"),
     ],
 )
 def test_what_cannot_be_compared_is_said(values: dict[str, object], sentence: str) -> None:

@@ -1,0 +1,60 @@
+"""How Ctrl-C and SIGTERM reach the work: as an exception, raised again until it is on its way out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_AGAIN_SECONDS = 1.0
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    A KeyboardInterrupt, since of all that a handler can raise Ray lets only this one through; and not the plain one,
+    since Python ends by the signal, whatever its exit status, when a plain one once left an `exec` of text, which is
+    how dataclasses are made.
+    """
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """In the block, Ctrl-C and SIGTERM raise Stop in the main thread; the handlers of before are put back after it.
+
+    A handler runs between any two instructions, in a destructor or a callback of a library too, where Python drops what
+    it raises. So a timer raises it again every second, until something is unwinding because of it. Blocks may be
+    nested, which puts the handlers back in place that a library took. Does nothing in other threads.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.getsignal(number)) for number in (*_STOPS, signal.SIGALRM)]
+    for number in _STOPS:
+        signal.signal(number, _stop)
+    signal.signal(signal.SIGALRM, _stop_again)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+    raise Stop
+
+
+def _stop_again(_number: int, _frame: FrameType | None) -> None:
+    """What a `finally`, an `except` or an `__exit__` does while a Stop passes is not disturbed."""
+    handled = sys.exception()
+    while handled is not None:
+        if isinstance(handled, KeyboardInterrupt):
+            return
+        handled = handled.__context__
+    raise Stop
