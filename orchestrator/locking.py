@@ -17,6 +17,8 @@ from typing import TextIO
 from orchestrator.errors import ClusterError, StorageError
 from orchestrator.storage import Place, RemotePath, leases, make_folder
 
+_LOCK = ".lock"
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -40,16 +42,15 @@ def lock_run(root: Place) -> Iterator[None]:
     """
     if isinstance(root, RemotePath):
         try:
-            with leases.hold(root / ".lock", holder=str(_this_process())):
+            with leases.hold(root / _LOCK, holder=str(_this_process())):
                 yield
         except leases.TakenError as taken:
             raise ClusterError(
-                f"{root} is in use by {taken}; wait until it ends, or {leases.LEASE_SECONDS:.0f} seconds where it was "
-                "killed, or choose another run.stores."
+                f"{root} is in use by {taken}; wait until it ends, or choose another run.stores."
             ) from None
         return
     make_folder(root)
-    path = root / ".lock"
+    path = root / _LOCK
     with _open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,17 +82,19 @@ def _open(path: Path) -> TextIO:
         ) from None
 
 
-def driver_of(root: Path) -> Driver | None:
-    """Who works on the run, by what its lock file says; nothing is locked or written. None when nobody does."""
+def driver_of(root: Place) -> str | None:
+    """Who works there, by what a lock file or a lease says; nothing is locked or written. None when nobody does."""
+    if isinstance(root, RemotePath):
+        return leases.holder_of(root / _LOCK)
     named = _named(root)
     if named is None or (named.host == socket.gethostname() and not _is_alive(named.pid)):
         return None
-    return named
+    return str(named)
 
 
 def _named(root: Path) -> Driver | None:
     try:
-        return Driver(**json.loads((root / ".lock").read_text(encoding="utf-8")))
+        return Driver(**json.loads((root / _LOCK).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

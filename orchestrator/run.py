@@ -65,7 +65,8 @@ class Run:
         section = self.config.run
         if section.stores is None:
             return self.root
-        return place(section.stores, CacheOptions(section.cache, int(section.cache_gigabytes * 1e9)))
+        cache = str(local_path(section.cache)) if section.cache is not None else None
+        return place(section.stores, CacheOptions(cache, int(section.cache_gigabytes * 1e9)))
 
     @property
     def vocabularies(self) -> Path:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ from orchestrator import storage
 from orchestrator.config.loading import parse_section
 from orchestrator.config.run import RunSection
 from orchestrator.errors import ClusterError, ConfigError, StorageError, StoreError
-from orchestrator.locking import lock_run
+from orchestrator.locking import driver_of, lock_run
 from orchestrator.records import SignalRequest
 from orchestrator.signals import Store, store_folder
+from orchestrator.signals.manifest import read_receipt
 from orchestrator.storage import CacheOptions, RemotePath, cache, leases, local, remote
 from tests.faults.disks import Crash, FaultyDisk
 from tests.s3_server import BUCKET, S3Server, damage, objects, serving
@@ -204,6 +205,18 @@ class TestStore:
             assert all(np.array_equal(again[t][c], tables[t][c]) for t in tables for c in tables[t])
         assert server.requests == []
 
+    def test_receipts_are_read_together(self, root: RemotePath, server: S3Server) -> None:
+        store = full_store(root, SMALL)  # type: ignore[arg-type]
+        read_receipt.cache_clear()
+        together = Barrier(len(store.units))
+
+        def wait_for_the_others(method: str, path: str) -> None:
+            if method == "GET" and "/shards/0" in path:
+                together.wait(30)
+
+        server.before = wait_for_the_others
+        assert len(Store.open(store.folder).receipts()) == len(store.units) == 4
+
     def test_missing_asks_once_for_all(self, root: RemotePath, server: S3Server) -> None:
         store = full_store(root, SMALL)  # type: ignore[arg-type]
         server.requests.clear()
@@ -307,9 +320,17 @@ class Crashing:
         return Proxy()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holders renew every second, so that who waits for them is refused as soon."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 12.0)
+    monkeypatch.setattr(leases, "_RENEWALS", 12)
+
+
 class TestLease:
     """One writer."""
 
+    @pytest.mark.usefixtures("quick")
     def test_the_second_is_refused_and_told_who_is_first(self, root: RemotePath) -> None:
         with lock_run(root):
             with pytest.raises(
@@ -322,6 +343,7 @@ class TestLease:
             lock_run(root).__enter__()
         assert sum(name.startswith("some/prefix/.lock/") for name in objects()) == 1
 
+    @pytest.mark.usefixtures("quick")
     def test_of_many_at_once_one_wins(self, root: RemotePath) -> None:
         took: list[int] = []
         refused: list[int] = []
@@ -332,7 +354,7 @@ class TestLease:
                 with leases.hold(root / ".lock", holder=str(number)):
                     took.append(number)
                     while len(refused) < 4:
-                        pass
+                        time.sleep(0.05)
                     done.append(number)
             except leases.TakenError:
                 refused.append(number)
@@ -344,14 +366,17 @@ class TestLease:
             thread.join(30)
         assert (len(took), len(refused), done) == (1, 4, took)
 
-    def test_a_lease_that_nobody_renews_ends(self, root: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_lease_that_nobody_renews_ends_and_is_waited_for(
+        self, root: RemotePath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         assert remote.create(root / ".lock" / "000007", leases._record("the dead", "x", is_held=True))
-        with pytest.raises(leases.TakenError, match="the dead"):
-            leases.hold(root / ".lock", holder="me").__enter__()
-        monkeypatch.setattr(leases, "LEASE_SECONDS", -1.0)
-        monkeypatch.setattr(leases, "_RENEWALS", -1)  # never in this test: a wait of one second
-        with leases.hold(root / ".lock", holder="me"):
+        monkeypatch.setattr(leases, "LEASE_SECONDS", 3.0)
+        assert driver_of(root) == "the dead"
+        with lock_run(root):
             assert [key for key in objects() if "/.lock/0" in key] == ["some/prefix/.lock/000008"]
+            assert f"process {os.getpid()} on" in str(driver_of(root))
+        assert "is held by the dead; waiting for at most 3 seconds" in caplog.text
+        assert driver_of(root) is None
 
     def test_the_holder_renews(self, root: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)

@@ -39,9 +39,20 @@ from orchestrator.signals.rows import Counts, check_rows
 from orchestrator.signals.schema import ROW_TABLES, Schema, TeacherSizes, table_columns
 from orchestrator.signals.tables import check_columns, read_table, write_table
 from orchestrator.signals.verify import verify
-from orchestrator.storage import Place, RemotePath, file_state, listed, make_folder, matching, remove_temporaries
+from orchestrator.storage import (
+    FileState,
+    Place,
+    RemotePath,
+    at_once,
+    file_state,
+    listed,
+    make_folder,
+    matching,
+    remove_temporaries,
+)
 
 _PRECOMPUTE = "run `orch precompute-teacher`"
+_READ_AHEAD = 1024  # receipts, fewer than are kept
 _RECEIPT_NAME = re.compile(r"[0-9]{6}\.json")
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{16})$")
 _VERSIONS = {"orch": __version__, "pyarrow": pa.__version__}
@@ -166,7 +177,7 @@ class Store:
     def missing(self) -> list[Unit]:
         """The units whose shard is not there, lacks a table, or has a receipt or file that cannot be right."""
         with listed(self.folder / SHARDS):
-            return [unit for unit in self._manifest.units if self.lacking(unit)]
+            return [unit for unit in self._read_ahead() if self.lacking(unit)]
 
     def lacking(self, unit: Unit) -> list[str]:
         """The tables of the unit's shard that are yet to be written, in the order of the schema."""
@@ -242,7 +253,7 @@ class Store:
     def receipts(self) -> dict[int, Receipt]:
         """Every receipt that is there, by the index of its shard; StoreError names one that is damaged."""
         with listed(self.folder / SHARDS):
-            found = {index: self.receipt(index) for index in self._units}
+            found = {unit.index: self.receipt(unit.index) for unit in self._read_ahead()}
         return {index: receipt for index, receipt in found.items() if receipt is not None}
 
     def counts(self) -> dict[str, Counts]:
@@ -287,6 +298,16 @@ class Store:
     def table_path(self, index: int, table: str) -> Place:
         """Where a table of shard `index` lies."""
         return self.folder / SHARDS / f"{index:06d}" / f"{table}.arrow"
+
+    def _read_ahead(self) -> Iterator[Unit]:
+        """All units, in a block of `listed`; of an object store, many receipts are read at once before their units."""
+        units = self._manifest.units
+        for first in range(0, len(units), _READ_AHEAD):
+            ahead = units[first : first + _READ_AHEAD]
+            if isinstance(self.folder, RemotePath):
+                states = [file_state(self.receipt_path(unit.index)) for unit in ahead]
+                at_once(_try_receipt, [state for state in states if state is not None])
+            yield from ahead
 
     def _intact(self, unit: Unit) -> dict[str, FileEntry]:
         """What the unit's receipt lists, without files that are missing or of another size."""
@@ -351,6 +372,11 @@ def count_receipts(folder: Place) -> int:
     """How many shards of the store in `folder` are there, by a look at the names of its files alone."""
     shards = folder / SHARDS
     return sum(1 for path in shards.iterdir() if _RECEIPT_NAME.fullmatch(path.name)) if shards.is_dir() else 0
+
+
+def _try_receipt(state: FileState) -> None:
+    with suppress(OrchError):  # is raised when it is wanted
+        read_receipt(state)
 
 
 def _saved(folder: Place, manifest: Manifest) -> Manifest:

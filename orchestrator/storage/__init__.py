@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +27,7 @@ from orchestrator.storage.local import (
     hash_bytes,
     hash_file,
 )
-from orchestrator.storage.remote import CacheOptions, Place, RemotePath
+from orchestrator.storage.remote import CacheOptions, Place, RemotePath, at_once
 
 __all__ = [
     "CacheOptions",
@@ -39,6 +38,7 @@ __all__ = [
     "Place",
     "RemotePath",
     "append_line",
+    "at_once",
     "commit_folder",
     "fetch_folder",
     "file_state",
@@ -68,6 +68,9 @@ _FOLDER = "folder.json"
 _MOST_FOLDER_BYTES = 64 << 20
 _MOST_FILE_BYTES = 4 << 30
 _MOST_LINE_BYTES = 1 << 20
+
+#: Lines of logs on object stores that were read: none is ever changed.
+_lines: dict[RemotePath, str] = {}
 
 
 def place(text: str, options: CacheOptions = CacheOptions()) -> Place:  # noqa: B008 - frozen
@@ -156,7 +159,10 @@ def read_lines(path: Place) -> list[str]:
     """The lines of a log in their order; none where there is no log."""
     if isinstance(path, Path):
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [_line(line) for line in sorted(path.iterdir())]
+    paths = sorted(path.iterdir())
+    new = [line for line in paths if line not in _lines]
+    _lines.update(zip(new, at_once(_line, new), strict=True))
+    return [_lines[line] for line in paths]
 
 
 def matching(folder: Place, pattern: str) -> list[Place]:
@@ -238,7 +244,5 @@ def _damaged_file(folder: RemotePath, name: str) -> str:
     return f"{folder / name} is damaged; remove {folder / _FOLDER} and run the step that makes it again"
 
 
-@lru_cache(1 << 16)
 def _line(path: RemotePath) -> str:
-    """A line is never changed."""
     return remote.get_bytes(path, max_bytes=_MOST_LINE_BYTES).decode()

@@ -7,24 +7,30 @@ usual files of each service, never from a URL.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import xxhash
 
 from orchestrator.errors import StorageError, StoreError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: What to install for the scheme of a URL, and where its credentials come from.
 SCHEMES = {
     "s3": ("orch-distill[s3]", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"),
     "gs": ("orch-distill[gs]", "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`"),
 }
+#: Requests of one process under way together.
+AT_ONCE = 16
 _OPTIONS: Mapping[str, Mapping[str, object]] = {
     "s3": {
         "use_listings_cache": False,
@@ -32,6 +38,7 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
             "connect_timeout": 10,
             "read_timeout": 60,
             "retries": {"mode": "standard", "max_attempts": 4},  # waits longer before each
+            "max_pool_connections": AT_ONCE,
         },
     },
     "gs": {"use_listings_cache": False},
@@ -207,6 +214,15 @@ def get_file(path: RemotePath, target: Path) -> None:
         _file_system(path).get_file(_key(path), str(target))
 
 
+def at_once(read: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """What `read` returns for each, in their order; it may wait for the service, so many wait together."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        return list(pool.map(read, items))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
+
+
 def modified(path: RemotePath) -> datetime:
     """When the object was put, by the clock of the service."""
     with explained(path, "read"):
@@ -299,14 +315,14 @@ def explained(path: RemotePath, done: str) -> Iterator[None]:
                 f"{path} is damaged (its content does not fit the checksum of the service); remove it and run the step "
                 "that makes it again"
             ) from error
-        raise StorageError(f"{path} cannot be {done}: {_advice(error, path)}") from error
+        raise StorageError(f"{path} cannot be {done}: {_advice(error, path, done)}") from error
 
 
-def _advice(error: Exception, path: RemotePath) -> str:
+def _advice(error: Exception, path: RemotePath, done: str) -> str:
     """Names of classes are compared, so that no service's library is imported for it; messages may hold keys."""
     names = {kind.__name__ for kind in type(error).__mro__}
     scheme, _, key = path.url.partition("://")
-    if _code(error) == "NoSuchBucket":
+    if _code(error) == "NoSuchBucket" or (done == "written" and "FileNotFoundError" in names):
         return f"there is no bucket '{key.partition('/')[0]}'; make it, or mend run.stores"
     if _code(error) in {"SlowDown", "ServiceUnavailable", "InternalError", "500", "503"}:
         return "the service is overloaded or broken; run the same command again later, what is finished is kept"
