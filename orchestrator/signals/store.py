@@ -176,8 +176,14 @@ class Store:
 
     def missing(self) -> list[Unit]:
         """The units whose shard is not there, lacks a table, or has a receipt or file that cannot be right."""
+        lacking = self.lacking_by_shard()
+        return [unit for unit in self._manifest.units if unit.index in lacking]
+
+    def lacking_by_shard(self) -> dict[int, list[str]]:
+        """What is `lacking` of every shard that is not complete, by its index."""
         with listed(self.folder / SHARDS):
-            return [unit for unit in self._read_ahead() if self.lacking(unit)]
+            found = {unit.index: self.lacking(unit) for unit in self._read_ahead()}
+        return {index: tables for index, tables in found.items() if tables}
 
     def lacking(self, unit: Unit) -> list[str]:
         """The tables of the unit's shard that are yet to be written, in the order of the schema."""

@@ -89,7 +89,8 @@ def _missing(run: Run, store: Store) -> list[Unit]:
     """Units of which something is missing that is to be stored before students train."""
     if says_before(run):
         return store.missing()
-    return [unit for unit in store.units if ROW_TABLES.keys() & set(store.lacking(unit))]
+    lacking = store.lacking_by_shard()
+    return [unit for unit in store.units if not ROW_TABLES.keys().isdisjoint(lacking.get(unit.index, ()))]
 
 
 def unit_name(unit: Unit) -> str:
@@ -312,7 +313,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
         lacking = {unit.index: tuple(tables) for unit in units}
     else:
         request, units = store.request, store.units
-        lacking = {unit.index: tuple(store.lacking(unit)) for unit in store.missing()}
+        lacking = {index: tuple(tables) for index, tables in store.lacking_by_shard().items()}
     return StorePlan(name, request, corpus, fingerprint, plan, density, sizes, tuple(units), lacking)
 
 

@@ -6,6 +6,7 @@ usual files of each service, never from a URL.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
     },
     "gs": {"use_listings_cache": False},
 }
+#: It warns at each request that it cannot tell the kind of a bucket, and what fails is said by `explained`.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 _URL = re.compile(r"(?P<scheme>[a-z0-9]+)://(?P<bucket>[^/@:?#]+)(?P<key>(/[^?#]*)?)")
 
 
