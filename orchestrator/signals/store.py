@@ -377,7 +377,7 @@ def _stores(signals: Place, teacher: str) -> Iterator[Store]:
 def count_receipts(folder: Place) -> int:
     """How many shards of the store in `folder` are there, by a look at the names of its files alone."""
     shards = folder / SHARDS
-    return sum(1 for path in shards.iterdir() if _RECEIPT_NAME.fullmatch(path.name)) if shards.is_dir() else 0
+    return sum(1 for path in matching(shards, "*") if _RECEIPT_NAME.fullmatch(path.name))
 
 
 def _try_receipt(state: FileState) -> None:

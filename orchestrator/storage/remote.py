@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
 #: It warns at each request that it cannot tell the kind of a bucket, and what fails is said by `explained`.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 _URL = re.compile(r"(?P<scheme>[a-z0-9]+)://(?P<bucket>[^/@:?#]+)(?P<key>(/[^?#]*)?)")
+
+_AFTER_SLASH = chr(ord("/") + 1)
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,20 @@ class Version(NamedTuple):
     num_bytes: int
 
 
+class _Listing(NamedTuple):
+    versions: Mapping[str, Version]
+    urls: list[str]  # sorted
+
+
 #: Prefix -> the objects below it, while a block of `listed` runs.
-_listings: ContextVar[Mapping[str, Mapping[str, Version]]] = ContextVar("listings")
+_listings: ContextVar[Mapping[str, _Listing]] = ContextVar("listings")
 
 
 @contextmanager
 def listed(folder: RemotePath) -> Iterator[None]:
     """List all below `folder` once; in the block nothing below it is asked for again, as if time stood still."""
-    token = _listings.set({**_listings.get({}), f"{folder.url}/": _walk(folder)})
+    versions = _walk(folder)
+    token = _listings.set({**_listings.get({}), f"{folder.url}/": _Listing(versions, sorted(versions))})
     try:
         yield
     finally:
@@ -165,7 +174,7 @@ def find(path: RemotePath) -> Version | None:
     """The version of the object at `path`; None where there is none."""
     for prefix, objects in _listings.get({}).items():
         if path.url.startswith(prefix):
-            return objects.get(path.url)
+            return objects.versions.get(path.url)
     with explained(path, "read"):
         try:
             entry = _file_system(path).info(_key(path))
@@ -284,11 +293,12 @@ def _walk(folder: RemotePath) -> dict[str, Version]:
 
 
 def _listed_below(folder: RemotePath) -> list[str] | None:
-    """URLs below `folder` of a listing that holds it; None where there is none."""
+    """URLs below `folder` of a listing that holds it, sorted; None where there is none."""
     inside = f"{folder.url}/"
     for prefix, objects in _listings.get({}).items():
         if inside.startswith(prefix):
-            return [url for url in objects if url.startswith(inside)]
+            urls = objects.urls
+            return urls[bisect_left(urls, inside) : bisect_left(urls, f"{folder.url}{_AFTER_SLASH}")]
     return None
 
 
