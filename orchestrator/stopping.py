@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM reach the work: as an exception, raised again until it is on its way out."""
+"""How Ctrl-C and SIGTERM reach the work: as an exception, where it does no harm, until it is on its way out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from types import FrameType
 
 _AGAIN_SECONDS = 1.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+_held = 0  # blocks of `undisturbed` that are open
+_is_waiting = False  # a stop, for their end
 
 
 class Stop(KeyboardInterrupt):
@@ -33,6 +36,7 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _is_waiting
     before = [(number, signal.getsignal(number)) for number in (*_STOPS, signal.SIGALRM)]
     for number in _STOPS:
         signal.signal(number, _stop)
@@ -41,13 +45,37 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+        _is_waiting = False
         for number, handler in before:
             signal.signal(number, handler)
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A stop waits for the end of the block, unless there is a second one.
+
+    For what must not be left in the middle: Python's own queues and conditions, in whichever library, stay locked or
+    miscount when an exception comes between two of their lines, and the thread on their other side waits for ever.
+    """
+    global _held
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+    if _is_waiting and not _held:
+        raise Stop
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
+    global _is_waiting
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
-    raise Stop
+    if not _held or _is_waiting:
+        raise Stop
+    _is_waiting = True
 
 
 def _stop_again(_number: int, _frame: FrameType | None) -> None:
@@ -57,4 +85,5 @@ def _stop_again(_number: int, _frame: FrameType | None) -> None:
         if isinstance(handled, KeyboardInterrupt):
             return
         handled = handled.__context__
-    raise Stop
+    if not _held:
+        raise Stop

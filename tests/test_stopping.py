@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from orchestrator.stopping import Stop, stoppable
+from orchestrator.stopping import Stop, stoppable, undisturbed
 
 PROLOGUE = """
 import os, signal, sys, time
-from orchestrator.stopping import stoppable
+from orchestrator.stopping import stoppable, undisturbed
 
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -83,6 +83,51 @@ def test_what_is_done_on_the_way_out_is_not_disturbed() -> None:
                 print("caught")
     """)
     assert done.stdout.split() == ["closed", "exited", "caught"]
+
+
+def test_a_stop_waits_for_the_end_of_an_undisturbed_block() -> None:
+    done = []
+
+    def work() -> None:
+        with undisturbed():
+            with undisturbed():
+                signal.raise_signal(signal.SIGTERM)
+            done.append("inner")
+        done.append("outer")
+
+    with stoppable(), pytest.raises(Stop):
+        work()
+    assert done == ["inner"]
+
+
+def test_a_second_stop_does_not_wait() -> None:
+    def stop_twice() -> None:
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one waited")
+
+    with stoppable(), pytest.raises(Stop):
+        stop_twice()
+
+
+def test_a_stop_that_waits_is_not_lost_when_the_block_fails() -> None:
+    done = run("""
+        with stoppable():
+            try:
+                try:
+                    with undisturbed():
+                        stop()
+                        time.sleep(1.5)
+                        raise ValueError
+                except ValueError:
+                    print("failed", flush=True)
+                while True:
+                    time.sleep(0.01)
+            except KeyboardInterrupt:
+                print("came")
+    """)
+    assert done.stdout.split() == ["failed", "came"]
 
 
 def test_a_stop_while_a_dataclass_is_made_leaves_the_exit_status_alone() -> None:

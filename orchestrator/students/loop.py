@@ -12,6 +12,7 @@ import torch
 from orchestrator.config.phases import PhaseSpec, phase_at
 from orchestrator.config.run import TrainingSection
 from orchestrator.models.devices import Device, pick_device, pick_dtype
+from orchestrator.stopping import undisturbed
 from orchestrator.students.anchors import ANCHORS
 from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
 from orchestrator.students.freezing import freeze_parts
@@ -176,10 +177,12 @@ def _precision(training: TrainingSection, device: Device) -> str:
 
 
 def _timed(steps: Iterator[Step[MicroBatch]]) -> Iterator[tuple[Step[MicroBatch], float]]:
-    """Each step with the seconds that were spent waiting for it."""
+    """Each step with the seconds that were spent waiting for it; a stop comes between two of them."""
     while True:
         started = time.monotonic()
         step = next(steps, None)
         if step is None:
             return
-        yield step, time.monotonic() - started
+        waited = time.monotonic() - started
+        with undisturbed():
+            yield step, waited

@@ -171,13 +171,18 @@ def steps_ahead(
     batch in the thread, to do there what the training should not wait for. What the thread raises is raised here;
     closing the iterator stops the thread.
     """
-    ready: queue.Queue[Step[Ready] | BaseException] = queue.Queue(maxsize=ahead)
+    # simple ones, which a stop in the middle does not break: full steps one way, room for them the other
+    ready: queue.SimpleQueue[Step[Ready] | BaseException] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()
     stop = threading.Event()
+    for _ in range(ahead):
+        room.put(None)
 
     def hand_over(item: Step[Ready] | BaseException) -> None:
         while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=_POLL_SECONDS)
+            with suppress(queue.Empty):
+                room.get(timeout=_POLL_SECONDS)
+                ready.put(item)
                 break
 
     def read() -> None:
@@ -203,6 +208,7 @@ def steps_ahead(
     try:
         for _ in range(first_step, last_step + 1):
             item = ready.get()
+            room.put(None)
             if isinstance(item, BaseException):
                 raise item
             yield item
