@@ -323,8 +323,7 @@ class Crashing:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holders renew every second, so that who waits for them is refused as soon."""
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 12.0)
-    monkeypatch.setattr(leases, "_RENEWALS", 12)
+    monkeypatch.setattr(leases, "_RENEWALS", leases.LEASE_SECONDS)
 
 
 class TestLease:
@@ -353,29 +352,31 @@ class TestLease:
             try:
                 with leases.hold(root / ".lock", holder=str(number)):
                     took.append(number)
-                    while len(refused) < 4:
+                    while len(refused) < 4 and time.monotonic() < deadline:
                         time.sleep(0.05)
                     done.append(number)
             except leases.TakenError:
                 refused.append(number)
 
+        deadline = time.monotonic() + 120
         threads = [Thread(target=work, args=(number,)) for number in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(150)
         assert (len(took), len(refused), done) == (1, 4, took)
 
     def test_a_lease_that_nobody_renews_ends_and_is_waited_for(
         self, root: RemotePath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert remote.create(root / ".lock" / "000007", leases._record("the dead", "x", is_held=True))
-        monkeypatch.setattr(leases, "LEASE_SECONDS", 3.0)
         assert driver_of(root) == "the dead"
+        monkeypatch.setattr(leases, "LEASE_SECONDS", 6.0)
         with lock_run(root):
+            monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
             assert [key for key in objects() if "/.lock/0" in key] == ["some/prefix/.lock/000008"]
             assert f"process {os.getpid()} on" in str(driver_of(root))
-        assert "is held by the dead; waiting for at most 3 seconds" in caplog.text
+        assert "is held by the dead; waiting for at most 6 seconds" in caplog.text
         assert driver_of(root) is None
 
     def test_the_holder_renews(self, root: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
