@@ -6,9 +6,8 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from orchestrator.storage import append_line
+from orchestrator.storage import Place, append_line, read_lines
 
 #: Units between which nothing was done for longer than this belong to different starts of the driver.
 _PAUSE_SECONDS = 60.0
@@ -33,18 +32,15 @@ class UnitCost:
     finished: float = field(default_factory=time.time)
 
 
-def record(root: Path, cost: UnitCost) -> None:
+def record(root: Place, cost: UnitCost) -> None:
     """Add one line."""
     append_line(_path(root), json.dumps(asdict(cost)))
 
 
-def read(root: Path) -> list[UnitCost]:
+def read(root: Place) -> list[UnitCost]:
     """Every whole line in the order of completion; the last one of a unit that was computed twice."""
-    path = _path(root)
-    if not path.exists():
-        return []
     found: dict[tuple[str, int], UnitCost] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(_path(root)):
         try:
             cost = UnitCost(**json.loads(line))
         except (ValueError, TypeError):
@@ -67,5 +63,5 @@ def tokens_per_second(units: Sequence[UnitCost]) -> float | None:
     return sum(unit.tokens for unit in recent) / max(recent[0].finished - begin, 1e-3)
 
 
-def _path(root: Path) -> Path:
+def _path(root: Place) -> Place:
     return root / "logs" / "costs.jsonl"

@@ -26,7 +26,6 @@ from orchestrator.progress import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.locking import Driver
     from orchestrator.run import Run
     from orchestrator.steps.vocabularies import BuiltVocabulary
 
@@ -160,8 +159,8 @@ def plain_table(*, words: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     return table
 
 
-def print_status(found: Sequence[Progress], driver: Driver | None) -> None:
-    """The table of `orch status`, and who is at work."""
+def print_status(found: Sequence[Progress], driver: str | None, *, stores: str, writer: str | None) -> None:
+    """The table of `orch status`, who is at work on the run, and who writes to the stores that others may share."""
     table = plain_table(words=("step", "what"), numbers=("done", "left", "tokens/s"))
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for progress in found:
@@ -175,7 +174,9 @@ def print_status(found: Sequence[Progress], driver: Driver | None) -> None:
             "[green]done[/]" if progress.is_done else escape(progress.detail),
         )
     console.print(table)
-    say(f"At work: {escape(str(driver))}." if driver is not None else "No orch is at work on this run.")
+    say(f"At work: {escape(driver)}." if driver is not None else "No orch is at work on this run.")
+    if writer not in {None, driver}:
+        say(f"At work on {escape(stores)}: {escape(str(writer))}.")
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.errors import ClusterError, StorageError
-from orchestrator.storage import make_folder
+from orchestrator.storage import Place, RemotePath, leases, make_folder
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,23 @@ class Driver:
 
 
 @contextmanager
-def lock_run(root: Path) -> Iterator[None]:
-    """Hold `root/.lock` for the length of the block.
+def lock_run(root: Place) -> Iterator[None]:
+    """Hold `root/.lock` for the length of the block: a lock of the system, or the lease of an object store.
 
     Raises:
         ClusterError: another process holds it; the text names that process and its host.
     """
+    if isinstance(root, RemotePath):
+        try:
+            with leases.hold(root / _LOCK, holder=str(_this_process())):
+                yield
+        except leases.TakenError as taken:
+            raise ClusterError(
+                f"{root} is in use by {taken}; wait until it ends, or choose another run.stores."
+            ) from None
+        return
     make_folder(root)
-    path = root / ".lock"
+    path = root / _LOCK
     with _open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,15 +59,18 @@ def lock_run(root: Path) -> Iterator[None]:
                 f"{root} is in use by {_named(root) or 'another process'}; wait until it ends (`orch status` shows how "
                 "far it is), or choose another run.root."
             ) from None
-        command = " ".join(["orch", *sys.argv[1:]])
-        mine = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
         with suppress(OSError):  # a full disk: the lock holds, only who holds it cannot be told
-            path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+            path.write_text(json.dumps(asdict(_this_process())), encoding="utf-8")
         try:
             yield
         finally:
             with suppress(OSError):
                 path.write_text("", encoding="utf-8")
+
+
+def _this_process() -> Driver:
+    command = " ".join(["orch", *sys.argv[1:]])
+    return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
 
 
 def _open(path: Path) -> TextIO:
@@ -68,17 +82,19 @@ def _open(path: Path) -> TextIO:
         ) from None
 
 
-def driver_of(root: Path) -> Driver | None:
-    """Who works on the run, by what its lock file says; nothing is locked or written. None when nobody does."""
+def driver_of(root: Place) -> str | None:
+    """Who works there, by what a lock file or a lease says; nothing is locked or written. None when nobody does."""
+    if isinstance(root, RemotePath):
+        return leases.holder_of(root / _LOCK)
     named = _named(root)
     if named is None or (named.host == socket.gethostname() and not _is_alive(named.pid)):
         return None
-    return named
+    return str(named)
 
 
 def _named(root: Path) -> Driver | None:
     try:
-        return Driver(**json.loads((root / ".lock").read_text(encoding="utf-8")))
+        return Driver(**json.loads((root / _LOCK).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -112,7 +112,7 @@ class RunPlan:
     sentences: tuple[SentencesPlan, ...]
     students: tuple[StudentPlan, ...]
     side_by_side: int
-    free_bytes: int
+    free_bytes: int | None  # None: an object store
     gemm_flops: float
 
     @property

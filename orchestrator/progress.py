@@ -6,7 +6,6 @@ Nothing here writes, locks, or imports torch, so that it can be asked often and 
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from orchestrator import costs
 from orchestrator.errors import OrchError
 from orchestrator.run import Run
+from orchestrator.storage import Place, matching
 from orchestrator.transfer.state import TransferState
 
 #: The detail of work that nothing is there of.
@@ -69,8 +69,8 @@ def corpus_progress(run: Run) -> Progress:
         return Progress("corpus", "text", 0, total, "parts", detail=str(error))
     if is_read(folder):
         return Progress("corpus", "text", total, total, "parts")
-    begun = sorted(folder.glob("*/*"), key=lambda path: path.stat().st_ctime)
-    if not begun:
+    begun = sorted(folder.glob("*/*"), key=lambda path: path.stat().st_ctime) if isinstance(folder, Path) else []
+    if not begun:  # of an object store nothing is seen before it is whole
         return Progress("corpus", "text", 0, total, "parts", detail=NOT_STARTED)
     last = begun[-1]
     megabytes = sum(file.stat().st_size for file in last.iterdir()) / 1e6
@@ -87,7 +87,7 @@ class PrecomputePoll:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._step = "precompute" if run.config.signals.mode == "cache" else "mask"
-        self._units: dict[str, tuple[Path, frozenset[str]]] = {}  # teacher -> receipts' folder, their names
+        self._units: dict[str, tuple[Place, frozenset[str]]] = {}  # teacher -> receipts' folder, their names
 
     def __call__(self) -> list[Progress]:
         """The state now."""
@@ -110,7 +110,7 @@ class PrecomputePoll:
         if name not in self._units:
             return Progress(self._step, name, 0, 1, "shards", detail=NOT_STARTED)
         folder, names = self._units[name]
-        there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        there = {path.name for path in matching(folder, "*")}
         done, total = len(names & there), len(names)
         rate = costs.tokens_per_second(spent)
         if rate is None or done == total or _is_stale(spent[-1].finished, spent[-1].seconds):

@@ -24,6 +24,7 @@ from orchestrator.models.checkpoints import (
 from orchestrator.models.maps import layer_map
 from orchestrator.models.rows import check_row_widths
 from orchestrator.records import SignalRequest
+from orchestrator.storage import CacheOptions, Place, local_path, place
 from orchestrator.students.requests import requested_signals
 
 
@@ -56,12 +57,21 @@ class Run:
     @property
     def root(self) -> Path:
         """The folder that holds everything of the run, but for what lies in `stores`."""
-        return Path(self.config.run.root)
+        return local_path(self.config.run.root)
 
     @property
-    def stores(self) -> Path:
-        """The folder of text, signals and vocabularies, which several runs may share; else the run's own."""
-        return Path(self.config.run.stores) if self.config.run.stores is not None else self.root
+    def stores(self) -> Place:
+        """The place of text, signals and vocabularies, which several runs may share; else the run's own."""
+        section = self.config.run
+        if section.stores is None:
+            return self.root
+        cache = str(local_path(section.cache)) if section.cache is not None else None
+        return place(section.stores, CacheOptions(cache, int(section.cache_gigabytes * 1e9)))
+
+    @property
+    def vocabularies(self) -> Path:
+        """The folder of vocabularies, which lies on this machine: students read it as long as they train."""
+        return (self.stores if isinstance(self.stores, Path) else self.root) / "vocab"
 
     @property
     def students_folder(self) -> Path:

@@ -94,9 +94,14 @@ def _print_totals(plan: RunPlan) -> None:
     elif plan.mode == "hybrid":
         say("Hybrid: teachers answer while students train, and what they say is stored and read afterwards.")
     needed = sum(teacher.missing_bytes for teacher in plan.teachers)
-    say(f"Disk: {size(needed)} of signals to come, {size(plan.free_bytes)} free.")
-    if needed > plan.free_bytes:
+    _say_room(needed, plan.free_bytes)
+    if plan.free_bytes is not None and needed > plan.free_bytes:
         say("[red]The signals do not fit on this disk[/]: lower soft-targets.k, keep fewer layers, or move run.root.")
+
+
+def _say_room(needed: float, free: int | None) -> None:
+    """What is to come, and what the disk has; of an object store nobody knows how much it takes."""
+    say(f"Disk: {size(needed)} of signals to come{f', {size(free)} free' if free is not None else ''}.")
 
 
 def _time(time: Time) -> str:
@@ -221,7 +226,7 @@ def print_sweep_plan(plan: SweepPlan) -> None:
         f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
         f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation is extra."
     )
-    say(f"Disk: {size(plan.missing_bytes)} of signals to come, {size(plan.free_bytes)} free.")
+    _say_room(plan.missing_bytes, plan.free_bytes)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -11,8 +11,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import storage
 from orchestrator.errors import StorageError
+from orchestrator.storage import local as storage
 
 
 class Recorder(storage.Disk):

@@ -24,7 +24,7 @@ def status(
     from orchestrator.progress import run_progress
 
     run = opened(config, overrides, setup, verbose)
-    print_status(run_progress(run), driver_of(run.root))
+    print_status(run_progress(run), driver_of(run.root), stores=str(run.stores), writer=driver_of(run.stores))
 
 
 @command(app, "verify", example="orch verify || echo damaged", panel=LOOK)

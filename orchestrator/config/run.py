@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +15,7 @@ from orchestrator.config.transfer import TaskSection, TransferSection
 from orchestrator.errors import ConfigError
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
+_PLACE = re.compile(r"file:///.*|(s3|gs)://[^/@:?#]+(/[^?#@]*)?")
 SETUPS: tuple[Setup, ...] = ("one-to-one", "many-to-one", "one-to-many", "explicit")
 
 
@@ -28,14 +30,33 @@ def known_setup(name: str | None) -> Setup | None:
 class RunSection(Section):
     """Everything of a run lies under `root`, but for what several runs share (text, signals, vocabularies) in `stores`.
 
-    `teacher` chooses the one of one-to-one and one-to-many among several.
+    `stores` may be s3://bucket/prefix or gs://bucket/prefix; copies of what is read lie in `cache` (else in ORCH_CACHE
+    or ~/.cache/orch), at most `cache_gigabytes`. `teacher` chooses the one of one-to-one and one-to-many among several.
     """
 
     root: str = "runs/orch"
     stores: str | None = None
+    cache: str | None = None
+    cache_gigabytes: float = Field(default=50.0, gt=0.0)
     seed: int = 0
     setup: Setup = "one-to-one"
     teacher: Name | None = None
+
+    @field_validator("root", "cache")
+    @classmethod
+    def _is_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not value.startswith("file:///"):
+            raise ValueError("give a folder of this machine; only run.stores can be on an object store")
+        return value
+
+    @field_validator("stores")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not _PLACE.fullmatch(value):
+            raise ValueError(
+                "give a folder, s3://bucket/prefix or gs://bucket/prefix, without user, password or options"
+            )
+        return value
 
 
 class SignalsSection(Section):

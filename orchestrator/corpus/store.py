@@ -6,9 +6,10 @@ import functools
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 import xxhash
@@ -20,10 +21,13 @@ from orchestrator.config.corpus import CorpusSection, LanguageSection, TextSourc
 from orchestrator.corpus.held_out import HeldOut
 from orchestrator.corpus.read import read_texts, source_files
 from orchestrator.errors import DataError, StoreError
+from orchestrator.storage import Place
 
 Split: TypeAlias = Literal["train", "held_out"]
 #: Told the language, the split and how many of its texts are written so far.
 Progress: TypeAlias = Callable[[str, Split, int], None]
+
+T = TypeVar("T")
 
 _FORMAT = 1
 _SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
@@ -74,13 +78,13 @@ class _CorpusRecord(_Record):
 class Corpus:
     """The texts of every language, read by memory map; opened by `open_corpus`, cheap to send between processes."""
 
-    def __init__(self, folder: Path, record: _CorpusRecord) -> None:
+    def __init__(self, folder: Place, record: _CorpusRecord) -> None:
         self.folder = folder
         self._record = record
         self._verified: set[str] = set()
         self._column = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_column)
 
-    def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[[Place], Corpus], tuple[Place]]:
         return open_corpus, (self.folder,)
 
     @property
@@ -150,24 +154,31 @@ class Corpus:
         return record.train if split == "train" else record.held_out
 
     def _problem(self, file: _File) -> str | None:
+        """What is wrong with a file, read from its first to its last byte where it lies."""
         path = self.folder / file.name
-        if path.is_file() and storage.hash_file(path) == file.hash:
-            return None
-        what = "damaged" if path.is_file() else "missing"
+        what = "missing"
+        if path.is_file():
+            with suppress(StoreError):
+                if self._use(file, storage.hash_file, anew=True) == file.hash:
+                    return None
+            what = "damaged"
         return f"{path} of the corpus is {what}; delete {self.folder} and run again to build it anew"
 
     def _open_column(self, file: _File) -> pa.ChunkedArray:
-        if file.name not in self._verified:
+        if file.name not in self._verified and isinstance(self.folder, Path):
             problem = self._problem(file)
             if problem is not None:
                 raise StoreError(problem)
             self._verified.add(file.name)
-        table = pa.ipc.open_file(pa.memory_map(str(self.folder / file.name))).read_all()
+        table = self._use(file, lambda path: pa.ipc.open_file(pa.memory_map(str(path))).read_all())
         assert table.schema.equals(_SCHEMA)
         return table.column("text")
 
+    def _use(self, file: _File, use: Callable[[Path], T], *, anew: bool = False) -> T:
+        return storage.use_local(self.folder / file.name, use, num_bytes=file.num_bytes, hash=file.hash, anew=anew)
 
-def build_corpus(section: CorpusSection, *, root: Path, seed: int, on_progress: Progress | None = None) -> Corpus:
+
+def build_corpus(section: CorpusSection, *, root: Place, seed: int, on_progress: Progress | None = None) -> Corpus:
     """Write the texts of `section` under `root`/corpus, or open them when the same inputs were written before.
 
     The folder is named by the specification, the seed, and the path, size and time of every file. `held_out` texts
@@ -194,12 +205,12 @@ def build_corpus(section: CorpusSection, *, root: Path, seed: int, on_progress: 
     return Corpus(folder, record)
 
 
-def corpus_folder(section: CorpusSection, *, root: Path, seed: int) -> Path:
+def corpus_folder(section: CorpusSection, *, root: Place, seed: int) -> Place:
     """Where `build_corpus` with the same arguments writes, or wrote; DataError when a source cannot be found."""
     return _place(section, root, seed)[0]
 
 
-def open_corpus(folder: Path) -> Corpus:
+def open_corpus(folder: Place) -> Corpus:
     """The corpus in `folder`, in milliseconds; raises StoreError when it is not a whole one."""
     path = folder / "corpus.json"
     if not path.is_file():
@@ -214,7 +225,7 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(folder, record)
 
 
-def _place(section: CorpusSection, root: Path, seed: int) -> tuple[Path, dict[Language, dict[str, object]]]:
+def _place(section: CorpusSection, root: Place, seed: int) -> tuple[Place, dict[Language, dict[str, object]]]:
     specification = {name: _specification(language, section, name) for name, language in section.languages.items()}
     named = json.dumps([_FORMAT, seed, specification], sort_keys=True).encode()
     return root / "corpus" / storage.hash_bytes(named)[:16], specification
@@ -243,7 +254,7 @@ def _build_language(
     language: LanguageSection,
     section: CorpusSection,
     *,
-    folder: Path,
+    folder: Place,
     name: str,
     seed: int,
     on_progress: Progress | None,
@@ -276,7 +287,7 @@ def _require_text(record: _SplitRecord, source: TextSource, key: str) -> None:
         raise DataError(f"{key}: no text is left from {named}{chosen}; give it text that is not blank or held out")
 
 
-def _write_split(texts: Iterator[str], *, folder: Path, stem: str, on_progress: Callable[[int], None]) -> _SplitRecord:
+def _write_split(texts: Iterator[str], *, folder: Place, stem: str, on_progress: Callable[[int], None]) -> _SplitRecord:
     """Write `texts` as Arrow files of about 64 MB, one record batch of about 1 MB in memory at a time."""
     running = xxhash.xxh3_128()
     files: list[_File] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from orchestrator.config.corpus import CorpusSection
 from orchestrator.config.run import EvaluationSection
+from orchestrator.storage import Place
 
 Role = Literal["student", "teacher", "baseline"]
 
@@ -49,7 +49,7 @@ class EvaluationJob:
     """
 
     models: tuple[EvaluatedModel, ...]  # teachers among them, by their role
-    corpus_folder: Path
+    corpus_folder: Place
     corpus: CorpusSection
     evaluation: EvaluationSection
     systems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
@@ -21,7 +20,7 @@ from orchestrator.errors import StoreError
 from orchestrator.records import HiddenCodec, SignalRequest, Unit
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.schema import TeacherSizes
-from orchestrator.storage import FileState, hash_bytes, read_bytes, write_bytes
+from orchestrator.storage import FileState, Place, hash_bytes, read_bytes, write_bytes
 
 Hash: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -61,12 +60,12 @@ class _Sealed(_Strict):
         """The same with the right checksum."""
         return self.model_copy(update={"checksum": self.content_hash()})
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Place) -> None:
         """Write durably; what was there is replaced in one step."""
         write_bytes(path, self.model_dump_json(indent=1).encode())
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Place) -> Self:
         """The object at `path`; StoreError when its content is not what was once written, StorageError without it."""
         data = read_bytes(path, max_bytes=cls.MAX_BYTES)
         with naming(path):
@@ -142,7 +141,7 @@ class Manifest(_Sealed):
         return self
 
 
-def widened(stored: Manifest, asked: Manifest, folder: Path) -> Manifest:
+def widened(stored: Manifest, asked: Manifest, folder: Place) -> Manifest:
     """`stored` with the signals of both; StoreError when anything but what is asked for sets them apart."""
     difference = Fingerprint(stored.fingerprint).difference(Fingerprint(asked.fingerprint))
     difference = difference or _frame(stored).difference(_frame(asked))
@@ -197,7 +196,7 @@ def coverage(units: Sequence[Unit]) -> Coverage:
 
 @contextmanager
 def naming(
-    path: Path,
+    path: Place,
     *,
     problem: str = "is damaged or not of format 1",
     cure: str = "remove it and run `orch precompute-teacher` again",

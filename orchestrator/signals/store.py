@@ -13,7 +13,6 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
@@ -40,9 +39,20 @@ from orchestrator.signals.rows import Counts, check_rows
 from orchestrator.signals.schema import ROW_TABLES, Schema, TeacherSizes, table_columns
 from orchestrator.signals.tables import check_columns, read_table, write_table
 from orchestrator.signals.verify import verify
-from orchestrator.storage import file_state, make_folder, remove_temporaries
+from orchestrator.storage import (
+    FileState,
+    Place,
+    RemotePath,
+    at_once,
+    file_state,
+    listed,
+    make_folder,
+    matching,
+    remove_temporaries,
+)
 
 _PRECOMPUTE = "run `orch precompute-teacher`"
+_READ_AHEAD = 1024  # receipts, fewer than are kept
 _RECEIPT_NAME = re.compile(r"[0-9]{6}\.json")
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{16})$")
 _VERSIONS = {"orch": __version__, "pyarrow": pa.__version__}
@@ -53,17 +63,19 @@ _log = logging.getLogger(__name__)
 class Store:
     """An open store. Any number of processes may read it, or write different units of it, at the same time."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Place, manifest: Manifest) -> None:
         self.folder = folder
         self._manifest = manifest
         self._units = {unit.index: unit for unit in manifest.units}
+        #: Receipts of an object store that were read: their tables stay, so that reading them again asks for nothing.
+        self._seen: dict[int, Receipt] = {}
         #: table -> column -> (dtype, list size) of every shard
         self.schema: Schema = table_columns(manifest.request, manifest.codec, manifest.sizes)
 
     @classmethod
     def create(
         cls,
-        folder: Path,
+        folder: Place,
         *,
         teacher: str,
         fingerprint: Fingerprint,
@@ -99,7 +111,7 @@ class Store:
         return cls(folder, stored if wide == stored else _saved(folder, wide))
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Place) -> Self:
         """The store in `folder`; StoreError when there is none, or when its manifest was damaged or altered."""
         path = folder / MANIFEST
         if not path.exists():
@@ -164,7 +176,14 @@ class Store:
 
     def missing(self) -> list[Unit]:
         """The units whose shard is not there, lacks a table, or has a receipt or file that cannot be right."""
-        return [unit for unit in self._manifest.units if self.lacking(unit)]
+        lacking = self.lacking_by_shard()
+        return [unit for unit in self._manifest.units if unit.index in lacking]
+
+    def lacking_by_shard(self) -> dict[int, list[str]]:
+        """What is `lacking` of every shard that is not complete, by its index."""
+        with listed(self.folder / SHARDS):
+            found = {unit.index: self.lacking(unit) for unit in self._read_ahead()}
+        return {index: tables for index, tables in found.items() if tables}
 
     def lacking(self, unit: Unit) -> list[str]:
         """The tables of the unit's shard that are yet to be written, in the order of the schema."""
@@ -211,11 +230,15 @@ class Store:
                 f"{len(missing)} of {len(self._units)} shards of {self.folder} are missing, the first is shard"
                 f" {missing[0].index}; {_PRECOMPUTE} again"
             )
-        for index in self._units:
-            folder = self.receipt_path(index).with_suffix("")
-            for path in folder.glob("*.arrow"):
-                if path.stem not in self.schema and is_table(path.stem):
-                    path.unlink()
+        with listed(self.folder / SHARDS):
+            replaced = [
+                path
+                for index in self._units
+                for path in self.receipt_path(index).with_suffix("").glob("*.arrow")
+                if path.stem not in self.schema and is_table(path.stem)
+            ]
+        for path in replaced:
+            path.unlink()
         checksums = {index: receipt.checksum for index, receipt in self.receipts().items()}
         self._manifest = _saved(self.folder, self._manifest.model_copy(update={"receipts": checksums}))
 
@@ -235,7 +258,8 @@ class Store:
 
     def receipts(self) -> dict[int, Receipt]:
         """Every receipt that is there, by the index of its shard; StoreError names one that is damaged."""
-        found = {index: self.receipt(index) for index in self._units}
+        with listed(self.folder / SHARDS):
+            found = {unit.index: self.receipt(unit.index) for unit in self._read_ahead()}
         return {index: receipt for index, receipt in found.items() if receipt is not None}
 
     def counts(self) -> dict[str, Counts]:
@@ -254,10 +278,14 @@ class Store:
         Sizes and schemas are checked each time, hashes at the first use in a process. Raises StoreError that names
         the file which is missing, damaged or does not fit.
         """
-        receipt = self.receipt(index)
+        names = list(self.schema if tables is None else tables)
+        receipt = self._seen.get(index)
+        if receipt is None or not set(names) <= receipt.tables.keys():
+            receipt = self.receipt(index)
         if receipt is None:
             raise StoreError(f"shard {index} of {self.folder} is not there; {_PRECOMPUTE} again")
-        names = list(self.schema if tables is None else tables)
+        if isinstance(self.folder, RemotePath):
+            self._seen[index] = receipt
         for table in names:
             if table not in self.schema or table not in receipt.tables:
                 raise StoreError(f"shard {index} of {self.folder} does not hold '{table}'; {_PRECOMPUTE} again")
@@ -269,13 +297,23 @@ class Store:
         """Every problem of the store as one sentence; reads all of it. `on_progress` gets (shards done, shards)."""
         return verify(self, on_progress)
 
-    def receipt_path(self, index: int) -> Path:
+    def receipt_path(self, index: int) -> Place:
         """Where the receipt of shard `index` lies."""
         return self.folder / SHARDS / f"{index:06d}.json"
 
-    def table_path(self, index: int, table: str) -> Path:
+    def table_path(self, index: int, table: str) -> Place:
         """Where a table of shard `index` lies."""
         return self.folder / SHARDS / f"{index:06d}" / f"{table}.arrow"
+
+    def _read_ahead(self) -> Iterator[Unit]:
+        """All units, in a block of `listed`; of an object store, many receipts are read at once before their units."""
+        units = self._manifest.units
+        for first in range(0, len(units), _READ_AHEAD):
+            ahead = units[first : first + _READ_AHEAD]
+            if isinstance(self.folder, RemotePath):
+                states = [file_state(self.receipt_path(unit.index)) for unit in ahead]
+                at_once(_try_receipt, [state for state in states if state is not None])
+            yield from ahead
 
     def _intact(self, unit: Unit) -> dict[str, FileEntry]:
         """What the unit's receipt lists, without files that are missing or of another size."""
@@ -306,12 +344,12 @@ class Store:
                 raise StoreError(f"the rows of unit {unit.index} are not those in {path}; was the corpus changed?")
 
 
-def store_folder(signals: Path, teacher: str, fingerprint: Fingerprint) -> Path:
+def store_folder(signals: Place, teacher: str, fingerprint: Fingerprint) -> Place:
     """Where below `signals` the store of this teacher and fingerprint lies, or is to be made."""
     return signals / f"{teacher}-{fingerprint.digest}"
 
 
-def find_store(signals: Path, teacher: str, fingerprint: Fingerprint) -> Store:
+def find_store(signals: Place, teacher: str, fingerprint: Fingerprint) -> Store:
     """The store of this teacher and fingerprint below `signals`.
 
     Raises StoreError when there is none, which names what sets the nearest store of the teacher apart.
@@ -329,20 +367,25 @@ def find_store(signals: Path, teacher: str, fingerprint: Fingerprint) -> Store:
     )
 
 
-def _stores(signals: Path, teacher: str) -> Iterator[Store]:
+def _stores(signals: Place, teacher: str) -> Iterator[Store]:
     """Every readable store of a teacher."""
-    for path in sorted(signals.glob(f"{teacher}-{'[0-9a-f]' * 16}/{MANIFEST}")):
+    for path in matching(signals, f"{teacher}-{'[0-9a-f]' * 16}/{MANIFEST}"):
         with suppress(OrchError):
             yield Store.open(path.parent)
 
 
-def count_receipts(folder: Path) -> int:
+def count_receipts(folder: Place) -> int:
     """How many shards of the store in `folder` are there, by a look at the names of its files alone."""
     shards = folder / SHARDS
-    return sum(1 for path in shards.iterdir() if _RECEIPT_NAME.fullmatch(path.name)) if shards.is_dir() else 0
+    return sum(1 for path in matching(shards, "*") if _RECEIPT_NAME.fullmatch(path.name))
 
 
-def _saved(folder: Path, manifest: Manifest) -> Manifest:
+def _try_receipt(state: FileState) -> None:
+    with suppress(OrchError):  # is raised when it is wanted
+        read_receipt(state)
+
+
+def _saved(folder: Place, manifest: Manifest) -> Manifest:
     sealed = manifest.sealed()
     sealed.write(folder / MANIFEST)
     return sealed

@@ -17,7 +17,7 @@ from orchestrator.errors import StorageError, StoreError
 from orchestrator.records import Array
 from orchestrator.signals.manifest import FileEntry
 from orchestrator.signals.schema import Column
-from orchestrator.storage import FileState, file_state, hash_bytes, open_write
+from orchestrator.storage import FileState, Place, file_state, hash_bytes, open_write, use_local
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ _MOST_MAPS = 16_384  # kept open in a process; Linux allows 65 530
 _hashed: set[tuple[FileState, str]] = set()
 
 
-def write_table(path: Path, columns: Columns, schema: Mapping[str, Column]) -> FileEntry:
+def write_table(path: Place, columns: Columns, schema: Mapping[str, Column]) -> FileEntry:
     """Write durably, in the order of `schema`, columns that `check_columns` found to fit it."""
     arrays = [_to_arrow(columns[name], column) for name, column in schema.items()]
     batch = pa.record_batch(arrays, schema=arrow_schema(schema))
@@ -54,12 +54,22 @@ def check_columns(columns: Columns, schema: Mapping[str, Column], *, table: str)
             )
 
 
-def read_table(path: Path, schema: Mapping[str, Column], entry: FileEntry, *, anew: bool = False) -> Columns:
-    """The columns of the file as read-only views of a memory map.
+def read_table(path: Place, schema: Mapping[str, Column], entry: FileEntry, *, anew: bool = False) -> Columns:
+    """The columns of the file, or of a copy of the object, as read-only views of a memory map.
 
     Checked in this order: size, hash (once in a process, or `anew`), schema, number of rows, every buffer; a table that
     is open already costs a look at its file's state. Raises StoreError that names the file.
     """
+    return use_local(
+        path,
+        lambda file: _read_file(file, schema, entry, anew=anew),
+        num_bytes=entry.num_bytes,
+        hash=entry.hash,
+        anew=anew,
+    )
+
+
+def _read_file(path: Path, schema: Mapping[str, Column], entry: FileEntry, *, anew: bool) -> Columns:
     state = file_state(path)
     if state is None:
         raise StoreError(damaged(path, "the file is missing"))
@@ -83,7 +93,7 @@ def arrow_schema(schema: Mapping[str, Column]) -> pa.Schema:
     return pa.schema([pa.field(name, _arrow_type(column), nullable=False) for name, column in schema.items()])
 
 
-def damaged(path: Path, reason: str) -> str:
+def damaged(path: Place, reason: str) -> str:
     """The sentence about a damaged file of a shard and its cure."""
     receipt = path.parent.with_suffix(".json")
     return f"{path} is damaged ({reason}); remove {receipt} and run `orch precompute-teacher` again"

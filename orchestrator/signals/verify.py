@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from orchestrator.records import Array, Unit
 from orchestrator.signals.manifest import SHARDS, is_table
 from orchestrator.signals.rows import check_rows, repeats
 from orchestrator.signals.tables import read_table
+from orchestrator.storage import Place, matching
 
 if TYPE_CHECKING:
     from orchestrator.signals.store import Store
@@ -71,12 +71,12 @@ def _strangers(store: Store) -> Iterator[str]:
 
     Until all shards of a widened store are there, it keeps the tables that larger ones replace.
     """
-    known: set[Path] = set()
+    known: set[Place] = set()
     for unit in store.units:
         receipt_path = store.receipt_path(unit.index)
         known |= {receipt_path, receipt_path.with_suffix("")}
         known |= {store.table_path(unit.index, table) for table in store.schema}
-    for path in sorted((store.folder / SHARDS).rglob("*")):
+    for path in matching(store.folder / SHARDS, "**/*"):
         is_replaced = not store.finished and path.suffix == ".arrow" and path.parent in known and is_table(path.stem)
         if path not in known and not is_replaced:
             yield f"{path} belongs to no shard of this store; remove it"

@@ -8,18 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from orchestrator.cluster import Outcome
-from orchestrator.errors import UnitError
+from orchestrator.errors import StorageError, UnitError
 from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
-from orchestrator.storage import write_bytes
+from orchestrator.storage import Place, read_bytes, write_bytes
 
 _log = logging.getLogger(__name__)
 
 _MOST_NAMED = 20
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class GivenUp:
         return f"shard {self.shard} of teacher '{self.teacher}' ({texts}, {self.file})"
 
 
-def path_of(stores: Path) -> Path:
+def path_of(stores: Place) -> Place:
     """Where the list lies."""
     return stores / "logs" / "given-up.json"
 
 
-def read(stores: Path) -> list[GivenUp]:
+def read(stores: Place) -> list[GivenUp]:
     """The list as the last start left it; empty where nothing was given up."""
-    with suppress(OSError, ValueError, TypeError):  # it decides nothing
-        return [GivenUp(**entry) for entry in json.loads(path_of(stores).read_text(encoding="utf-8"))]
+    with suppress(StorageError, ValueError, TypeError):  # it decides nothing
+        return [GivenUp(**entry) for entry in json.loads(read_bytes(path_of(stores), max_bytes=_MOST_BYTES))]
     return []
 
 
-def remind(stores: Path, units: Sequence[Unit]) -> None:
+def remind(stores: Place, units: Sequence[Unit]) -> None:
     """Say which of the units were given up before: they are tried again, since what was wrong may be mended."""
     due = {(unit.teacher, unit.index) for unit in units}
     for one in read(stores):
@@ -63,7 +63,7 @@ def remind(stores: Path, units: Sequence[Unit]) -> None:
             _log.warning("%s was given up on %s and is tried again: %s", one.name, one.since, one.reason)
 
 
-def settle(root: Path, stores: Mapping[str, Store], lost: Sequence[Outcome[Unit, Receipt]], *, num_units: int) -> None:
+def settle(root: Place, stores: Mapping[str, Store], lost: Sequence[Outcome[Unit, Receipt]], *, num_units: int) -> None:
     """Keep the list, or remove it when nothing is on it.
 
     Raises:
@@ -71,7 +71,8 @@ def settle(root: Path, stores: Mapping[str, Store], lost: Sequence[Outcome[Unit,
     """
     path = path_of(root)
     if not lost:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.unlink()
         return
     found = [_entry(stores[outcome.unit.teacher], outcome) for outcome in lost]
     write_bytes(path, json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False).encode())

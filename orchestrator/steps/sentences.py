@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from orchestrator.cluster import Cluster
 from orchestrator.errors import StoreError, UnitError
@@ -15,6 +14,7 @@ from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.manifest import MANIFEST
 from orchestrator.signals.store import Store, store_folder
 from orchestrator.steps.signals import batch_plan, make_teacher_worker, prepare_corpus, teacher_sizes, unit_name
+from orchestrator.storage import Place
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         store.finish()
 
 
-def sentence_stores(run: Run) -> dict[str, Path]:
+def sentence_stores(run: Run) -> dict[str, Place]:
     """Name of each pivot -> the store of its vectors; StoreError when one is not complete."""
     folders = {pivot.name: _folder(run, pivot) for pivot in run.pivots}
     for name, folder in folders.items():
@@ -80,7 +80,7 @@ def sentence_stores(run: Run) -> dict[str, Path]:
     return folders
 
 
-def _folder(run: Run, pivot: PivotText) -> Path:
+def _folder(run: Run, pivot: PivotText) -> Place:
     return store_folder(run.stores / "signals", pivot.name, _fingerprint(run, pivot))
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import floor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import costs
@@ -22,6 +21,7 @@ from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 from orchestrator.steps import quarantine
+from orchestrator.storage import Place, matching
 
 if TYPE_CHECKING:
     from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
@@ -89,7 +89,8 @@ def _missing(run: Run, store: Store) -> list[Unit]:
     """Units of which something is missing that is to be stored before students train."""
     if says_before(run):
         return store.missing()
-    return [unit for unit in store.units if ROW_TABLES.keys() & set(store.lacking(unit))]
+    lacking = store.lacking_by_shard()
+    return [unit for unit in store.units if not ROW_TABLES.keys().isdisjoint(lacking.get(unit.index, ()))]
 
 
 def unit_name(unit: Unit) -> str:
@@ -190,12 +191,12 @@ def prepare_corpus(run: Run) -> Corpus:
     return corpus
 
 
-def corpus_path(run: Run) -> Path:
+def corpus_path(run: Run) -> Place:
     """The folder of the run's corpus, there or not; DataError when a file of text is missing."""
     return corpus_folder(run.config.corpus, root=run.stores, seed=run.config.run.seed)
 
 
-def is_read(folder: Path) -> bool:
+def is_read(folder: Place) -> bool:
     """Whether the corpus in `folder` is whole."""
     return (folder / "corpus.json").exists()
 
@@ -248,7 +249,7 @@ def known_stores(run: Run) -> dict[str, Store]:
         section = run.config.teachers[name]
         plan = BatchPlan(section.tokens_per_batch, section.threads, "float32")
         wanted = _without_format(_fingerprint(run, corpus, name, plan))
-        for path in sorted((run.stores / "signals").glob(f"{name}-{'[0-9a-f]' * 16}")):
+        for path in matching(run.stores / "signals", f"{name}-{'[0-9a-f]' * 16}"):
             with suppress(OrchError):
                 store = Store.open(path)
                 if _without_format(store.fingerprint) == wanted:
@@ -312,7 +313,7 @@ def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
         lacking = {unit.index: tuple(tables) for unit in units}
     else:
         request, units = store.request, store.units
-        lacking = {unit.index: tuple(store.lacking(unit)) for unit in store.missing()}
+        lacking = {index: tuple(tables) for index, tables in store.lacking_by_shard().items()}
     return StorePlan(name, request, corpus, fingerprint, plan, density, sizes, tuple(units), lacking)
 
 

@@ -23,7 +23,7 @@ from orchestrator.steps.exports import student_receipt, write_cards
 from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
-from orchestrator.storage import read_bytes, write_bytes
+from orchestrator.storage import Place, read_bytes, write_bytes
 from orchestrator.students.job import GroupJob, Seat, SentenceFacts, TeacherFacts
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _job(
     group: GroupSpec,
     stores: Mapping[str, Store],
     vocabularies: Mapping[str, Path],
-    sentences: Mapping[str, Path],
+    sentences: Mapping[str, Place],
     digest: str,
 ) -> GroupJob:
     sampling = run.config.corpus.sampling
@@ -166,7 +166,7 @@ def _fingerprint(
     group: GroupSpec,
     stores: Mapping[str, Store],
     vocabularies: Mapping[str, Path],
-    sentences: Mapping[str, Path],
+    sentences: Mapping[str, Place],
 ) -> Fingerprint:
     """Everything that decides the students of a group."""
     training = run.config.training.model_dump(mode="json", exclude=set(_FREE))

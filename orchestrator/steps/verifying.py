@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from orchestrator.errors import OrchError
 from orchestrator.run import Run
 from orchestrator.signals.store import Store
 from orchestrator.steps.exports import student_receipt
-from orchestrator.storage import hash_file
+from orchestrator.storage import Place, RemotePath, folder_problems, hash_file, matching
 
 #: Folders that a kill left before they had their name; the next start clears them away.
 _UNFINISHED = re.compile(r"\.tmp-\d+-[0-9a-f]+$|\.partial$")
@@ -23,33 +24,38 @@ def verify_run(run: Run, on_progress: Callable[[str], None] | None = None) -> li
         if on_progress is not None:
             on_progress(str(folder))
         try:
-            problems += check(folder)
+            problems += check()
         except OrchError as error:
             problems.append(str(error))
     return problems
 
 
-def _checks(run: Run) -> Iterator[tuple[Path, Callable[[Path], list[str]]]]:
+def _checks(run: Run) -> Iterator[tuple[Place, Callable[[], list[str]]]]:
     """Every folder of a run that has checksums, with what checks it."""
     shared = {"corpus/*": _corpus, "signals/*": _signals, "vocab/*": _vocabulary}
+    rooms: list[tuple[Place, str, Callable[[Place], list[str]]]]
     rooms = [(run.stores, pattern, check) for pattern, check in shared.items()]
+    if isinstance(run.stores, RemotePath):
+        rooms.append((run.root, "vocab/*", _vocabulary))
     for place, pattern, check in [*rooms, (run.root, "students/*/*", _student)]:
-        for folder in sorted(place.glob(pattern)):
+        for folder in matching(place, pattern):
             if not _UNFINISHED.search(folder.name):
-                yield folder, check
+                yield folder, partial(check, folder)
 
 
-def _corpus(folder: Path) -> list[str]:
+def _corpus(folder: Place) -> list[str]:
     from orchestrator.corpus.store import open_corpus
 
     corpus = open_corpus(folder)
+    if isinstance(folder, RemotePath):
+        return corpus.verify()
     for language in corpus.languages:
         for split in ("train", "held_out"):
             corpus.texts(language, split, 0, corpus.info(language, split).num_texts)
     return []
 
 
-def _signals(folder: Path) -> list[str]:
+def _signals(folder: Place) -> list[str]:
     """Without shards that are yet to be computed: a store covers more than one setup may need."""
     store = Store.open(folder)
     waiting = {f"{store.receipt_path(unit.index)} is missing;" for unit in store.units} - {
@@ -62,10 +68,12 @@ def _signals(folder: Path) -> list[str]:
     ]
 
 
-def _vocabulary(folder: Path) -> list[str]:
+def _vocabulary(folder: Place) -> list[str]:
     from vocab_tools.errors import VocabularyError
     from vocab_tools.mapping import open_vocabulary
 
+    if isinstance(folder, RemotePath):
+        return list(folder_problems(folder))
     try:
         open_vocabulary(folder).verify()
     except VocabularyError as error:
@@ -73,9 +81,10 @@ def _vocabulary(folder: Path) -> list[str]:
     return []
 
 
-def _student(folder: Path) -> list[str]:
+def _student(folder: Place) -> list[str]:
     from orchestrator.students import checkpoint
 
+    assert isinstance(folder, Path)
     problems = []
     for step in checkpoint.steps(folder / "checkpoints"):
         try:

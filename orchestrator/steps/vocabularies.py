@@ -15,6 +15,7 @@ from orchestrator.signals.counting import token_counts
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.steps.signals import open_stores
+from orchestrator.storage import RemotePath, fetch_folder, has_folder, put_folder
 from vocab_tools.build import VocabularySource, build_vocabulary
 from vocab_tools.errors import VocabularyError
 from vocab_tools.mapping import open_vocabulary
@@ -41,6 +42,9 @@ def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
         if student.name != student.origin:
             continue
         folder = vocabulary_folder(run, student, stores)
+        shared = run.stores / "vocab" / folder.name
+        if isinstance(shared, RemotePath) and not folder.exists() and has_folder(shared):
+            fetch_folder(shared, folder)
         new = not folder.exists()
         if new:
             try:
@@ -48,6 +52,8 @@ def build_vocabularies(run: Run) -> list[BuiltVocabulary]:
             except VocabularyError as error:
                 raise StoreError(f"The vocabulary of student '{student.name}' cannot be built: {error}.") from error
         size = _checked(student, folder)
+        if isinstance(shared, RemotePath) and not has_folder(shared):
+            put_folder(folder, shared)
         if new:
             _log.info("vocabulary of %s: %d tokens in %s", student.name, size, folder)
         built.append(BuiltVocabulary(student.name, folder, size, tuple(sorted(set(student.teachers.values()))), new))
@@ -111,7 +117,7 @@ def vocabulary_folder(run: Run, student: StudentSpec, stores: Mapping[str, Store
             "vocabulary": student.template.vocabulary.model_dump(mode="json"),
         }
     )
-    return run.stores / "vocab" / f"{student.origin}-{fingerprint.digest}"
+    return run.vocabularies / f"{student.origin}-{fingerprint.digest}"
 
 
 def _build(run: Run, student: StudentSpec, stores: dict[str, Store], folder: Path) -> None:

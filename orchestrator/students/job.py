@@ -12,6 +12,7 @@ from orchestrator.config.run import TrainingSection
 from orchestrator.config.setups import GroupSpec
 from orchestrator.models.checkpoints import CheckpointInfo
 from orchestrator.records import SignalRequest
+from orchestrator.storage import Place
 from orchestrator.students.source import Asking
 
 #: The file in `final/` that says which inputs the student came from; it is there if and only if the export is whole.
@@ -26,7 +27,7 @@ class TeacherFacts:
     """
 
     section: TeacherSection
-    store: Path
+    store: Place
     info: CheckpointInfo | None
     live: Asking | None = None
 
@@ -38,7 +39,7 @@ class SentenceFacts:
     text: ParallelText
     pivot: str
     teacher: str
-    store: Path
+    store: Place
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from orchestrator.errors import StoreError
 from orchestrator.records import HiddenCodec, SignalRequest, Tables, Unit
 from orchestrator.signals.store import Store
+from orchestrator.storage import Place
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Source(Protocol):
     """What one teacher says, unit by unit."""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The teacher's store, for messages."""
 
     @property
@@ -65,7 +65,7 @@ class StoredSource:
         self._store = store
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The store."""
         return self._store.folder
 

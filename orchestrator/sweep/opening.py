@@ -13,6 +13,7 @@ from orchestrator.config.reading import Tree, read_yaml
 from orchestrator.config.run import RunConfig
 from orchestrator.errors import ConfigError, OrchError
 from orchestrator.run import Run, make_run
+from orchestrator.storage import local_path
 from orchestrator.sweep.baselines import baseline_settings
 from orchestrator.sweep.spec import TIMED, Cell, SweepSection, cells, read_spec
 from orchestrator.sweep.timing import decided_steps, with_steps
@@ -56,7 +57,7 @@ class Sweep:
     @property
     def root(self) -> Path:
         """The folder that holds everything: `shared/`, `cells/<cell>/seed-<seed>/`, `report/`, `logs/`."""
-        return Path(self.section.root)
+        return local_path(self.section.root)
 
     @property
     def reference(self) -> str:
@@ -111,7 +112,7 @@ def settled(sweep: Sweep) -> Sweep:
 
 def _open(tree: Tree, cell: Cell, seed: int, section: SweepSection, *, where: str) -> Run:
     """The run of a cell, whose own cluster is the process that it is given."""
-    root = Path(section.root)
+    root = local_path(section.root)
     own: Mapping[str, object] = {
         "run.seed": seed,
         "run.root": str(root / "cells" / cell.name / f"seed-{seed}"),

@@ -45,7 +45,7 @@ class SweepPlan:
     cells: tuple[CellPlan, ...]
     shares: tuple[SharePlan, ...]
     parallel: int
-    free_bytes: int
+    free_bytes: int | None
 
     @property
     def teacher_seconds(self) -> float:

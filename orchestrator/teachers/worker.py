@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from orchestrator.records import BatchPlan, HiddenCodec, Int32, MaskedRows, Sign
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import table_columns
 from orchestrator.signals.store import Store
+from orchestrator.storage import Place
 from orchestrator.teachers.forward import compute_signals
 
 
@@ -37,7 +37,7 @@ class TeacherTask:
     plan: BatchPlan
     request: SignalRequest
     codec: HiddenCodec
-    store: Path | None = None
+    store: Place | None = None
     sentences: ParallelText | None = None  # whose sentences it is about, in place of the corpus: whole, unmasked
 
 
@@ -46,7 +46,7 @@ class PrecomputeJob:
     """Everything that a unit needs beside itself; plain data, to be sent to workers."""
 
     teachers: Mapping[str, TeacherTask]
-    corpus_folder: Path
+    corpus_folder: Place
     corpus: CorpusSection
     seed: int
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import storage
 from orchestrator.config.corpus import CorpusSection
 from orchestrator.corpus import store
 from orchestrator.corpus.read import read_texts
 from orchestrator.corpus.store import Corpus, build_corpus, open_corpus
 from orchestrator.errors import DataError, StoreError
+from orchestrator.storage import local as storage
 
 TEXTS = [f"Satz Nummer {number} mit Übermaß" for number in range(1000)]
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from orchestrator import pipeline, storage
+from orchestrator import pipeline
+from orchestrator.storage import local as storage
 from tests.e2e.command import Result, orch
 from tests.e2e.conftest import copy_of
 from tests.e2e.project import CONFIG, write_config

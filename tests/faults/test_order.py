@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import storage
 from orchestrator.records import SignalRequest, SpecialIds, Tables, Unit
 from orchestrator.signals import Store
 from orchestrator.signals.schema import ROW_TABLES
+from orchestrator.storage import local as storage
 from orchestrator.students import rows as rows_module
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.ids import IdMap

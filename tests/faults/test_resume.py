@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import storage
+from orchestrator.storage import local as storage
 from orchestrator.students.job import GroupJob
 from orchestrator.students.loop import train_group
 from tests.faults.conftest import Note

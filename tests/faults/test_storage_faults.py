@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import storage
 from orchestrator.errors import StorageError, StoreError
 from orchestrator.records import SignalRequest, Tables
 from orchestrator.report.comparison import ComparedCell, Comparison, Figure, Measure, write_comparison
 from orchestrator.signals import Store, count_receipts, store_folder
+from orchestrator.storage import local as storage
 from orchestrator.students import checkpoint as checkpoints
 from tests.faults.conftest import Note
 from tests.faults.disks import Crash, CrashingDisk, FaultyDisk, FullDisk, RefusingDisk

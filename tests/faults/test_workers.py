@@ -12,13 +12,13 @@ import numpy as np
 import psutil
 import pytest
 
-from orchestrator import storage
 from orchestrator.cluster import Cluster
 from orchestrator.cluster.ray_actors import RayActors
 from orchestrator.errors import UnitError
 from orchestrator.records import Unit
 from orchestrator.signals import Store
 from orchestrator.steps import quarantine
+from orchestrator.storage import local as storage
 from tests.faults.conftest import Note
 from tests.faults.disks import FaultyDisk
 from tests.faults.figures import IS_LONG, size

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from orchestrator import storage
 from orchestrator.cluster import Cluster, Outcome
 from orchestrator.records import SignalRequest, Unit
 from orchestrator.signals import Store
 from orchestrator.signals.manifest import Receipt
 from orchestrator.storage import Disk
+from orchestrator.storage import local as storage
 from tests.faults.disks import FaultyDisk
 from tests.signals.samples import hidden, make_tables
 

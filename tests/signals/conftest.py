@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import storage
+from orchestrator.storage import local as storage
 from tests.faults.disks import FaultyDisk
 
 

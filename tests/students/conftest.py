@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from orchestrator import storage
+from orchestrator.storage import local as storage
 from tests.faults.disks import FaultyDisk
 from tests.students.tiny import World, make_world
 

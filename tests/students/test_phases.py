@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import storage
 from orchestrator.config.models import InitialisationSection, ShareSection
 from orchestrator.config.objectives import (
     HiddenStatesObjective,
@@ -21,6 +20,7 @@ from orchestrator.config.objectives import (
 )
 from orchestrator.config.phases import PhaseSpec, make_phases
 from orchestrator.config.run import PhaseSection, TrainingSection
+from orchestrator.storage import local as storage
 from orchestrator.students import checkpoint as checkpoints
 from orchestrator.students import loop
 from orchestrator.students.build import BuiltGroup, build_group

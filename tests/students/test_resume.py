@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import storage
 from orchestrator.config.models import InitialisationSection, ShareSection
 from orchestrator.errors import StoreError
+from orchestrator.storage import local as storage
 from orchestrator.students import checkpoint as checkpoints
 from orchestrator.students.build import build_group
 from orchestrator.students.job import GroupJob

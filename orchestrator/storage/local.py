@@ -1,4 +1,4 @@
-"""Every durable write of orch, and every hash: a file is there whole under its name, or it is not there.
+"""Durable writes on disks of this machine, and hashes: a file is there whole under its name, or it is not there.
 
 A commit is: a temporary name in the same folder, the bytes, fsync, rename, fsync of the folder. Each call to the
 operating system goes through `disk`, so that a test can make any one of them fail.
@@ -14,11 +14,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import xxhash
 
 from orchestrator.errors import StorageError
+
+if TYPE_CHECKING:
+    from orchestrator.storage.remote import Place
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -29,7 +32,7 @@ _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
 class Disk:
-    """The calls to the operating system behind every write; a test replaces `storage.disk` to inject faults."""
+    """The calls to the operating system behind every write; a test replaces `disk` to inject faults."""
 
     def open(self, path: Path, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC, 0o666)
@@ -208,8 +211,8 @@ def hash_file(path: Path) -> str:
 class FileState(NamedTuple):
     """What tells one version of a file from another without reading it."""
 
-    path: Path
-    inode: int
+    path: Place
+    inode: int  # of an object: the hash of its etag
     modified_ns: int
     num_bytes: int
 
