@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -11,11 +12,14 @@ from orchestrator.corpus.store import open_corpus
 from orchestrator.evaluation.alignment import alignment_rows
 from orchestrator.evaluation.job import EvaluationJob
 from orchestrator.evaluation.masked_lm import masked_lm_rows
+from orchestrator.evaluation.parts import Parts
 from orchestrator.records import MetricRow
 
 
-def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
+def evaluate(job: EvaluationJob, *, kept_in: Path | None = None) -> Iterator[MetricRow]:
     """Measure every model of `job`, yielding rows as they are known.
+
+    `kept_in`: a file that keeps finished parts; those that it has are not measured again.
 
     | metric | what `value` is; `n` counts the masked tokens, the pairs of sentences or the test sentences |
     |---|---|
@@ -35,8 +39,9 @@ def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
         StoreError: an id map is missing or belongs to another student.
     """
     with _threads(job.threads):
-        yield from masked_lm_rows(job, open_corpus(job.corpus_folder))
-        yield from alignment_rows(job)
+        parts = Parts(job, path=kept_in)
+        yield from masked_lm_rows(job, open_corpus(job.corpus_folder), parts)
+        yield from alignment_rows(job, parts)
 
 
 @contextmanager

@@ -242,7 +242,7 @@ def test_kill_9_in_every_step_and_go_on(project: Path, undisturbed: Path) -> Non
         "shared/signals/*/shards/*.json",
         "cells/*/*/students/*/student/metrics.jsonl",
         "cells/objectives=hidden/seed-1/students/*/student/final/training.json",
-        "cells/*/*/evaluation/*.rows.jsonl",
+        "cells/*/*/evaluation/*.parts.jsonl",
     ):
         kill_when(project, ready)
     assert not (project / "sweep" / "report").exists()
