@@ -31,11 +31,11 @@ def init(
 def plan(run: Run) -> None:
     """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time."""
     from orchestrator.display import stage
-    from orchestrator.pipeline import check_parallel_texts, read_text
+    from orchestrator.pipeline import check_tables, read_text
     from orchestrator.planning import make_plan
     from orchestrator.tables import print_plan
 
-    check_parallel_texts(run)
+    check_tables(run)
     read_text(run, stage=stage)
     print_plan(make_plan(run))
 

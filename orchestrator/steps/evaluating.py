@@ -54,7 +54,7 @@ def evaluate_together(runs: Sequence[Run], cluster_of: Callable[[], Cluster]) ->
         write_cards(run)
 
 
-def check_parallel_texts(run: Run) -> None:
+def check_tables(run: Run) -> None:
     """Refuse parallel text and tables of probes that cannot be used, before a teacher runs for hours.
 
     DataError names the file or column.
