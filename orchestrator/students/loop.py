@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 
 import torch
 
 from orchestrator.config.phases import phase_at
-from orchestrator.models.devices import Device, pick_device
+from orchestrator.models.devices import Device, pick_device, torch_threads
 from orchestrator.students.build import BuiltGroup, build_group, build_streams
 from orchestrator.students.freezing import freeze_parts
 from orchestrator.students.group import StudentGroup
@@ -37,7 +37,7 @@ def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
     """
     device = pick_device(job.training.device)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with _torch_threads(job.threads), torch.random.fork_rng(devices=devices), joined(job.seat, device) as workers:
+    with torch_threads(job.threads), torch.random.fork_rng(devices=devices), joined(job.seat, device) as workers:
         return _train(job, device, workers)
 
 
@@ -110,16 +110,6 @@ def _begin(job: GroupJob, group: StudentGroup, trained: Mapping[str, torch.nn.Pa
     held = ", ".join(dict.fromkeys(part for parts in frozen.values() for part in parts))
     text = "group %s: phase %s, steps %d to %d%s"
     _log.info(text, job.group.name, phase.name, phase.first_step, phase.last_step, f", frozen: {held}" if held else "")
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _timed(steps: Iterator[Step[MicroBatch]]) -> Iterator[tuple[Step[MicroBatch], float]]:
