@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,7 +15,10 @@ import yaml
 
 from orchestrator.storage import hash_file
 from tests.e2e.command import orch, start
+from tests.e2e.conftest import copy_of, shelf
 from tests.e2e.project import make_project, write_config
+
+__all__ = ["shelf"]
 
 pytestmark = pytest.mark.timeout(900)  # seconds when nobody else computes
 
@@ -61,14 +62,6 @@ CELLS = ("objectives=soft", "objectives=hidden", "untrained")
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="orch-test-", dir=memory if os.access(memory, os.W_OK) else None))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
 def made(shelf: Path) -> Path:
     """A project with a sweep; nobody may change it."""
     make_project(shelf / "made")
@@ -89,12 +82,6 @@ def undisturbed(made: Path, shelf: Path) -> Path:
     result = orch("sweep", folder=folder)
     assert result.status == 0, result.err
     assert "objectives=hidden" in result.out
-    return folder
-
-
-def copy_of(project: Path, shelf: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(dir=shelf)) / "project"
-    shutil.copytree(project, folder)
     return folder
 
 
@@ -173,6 +160,8 @@ def test_the_plan_trains_nothing(project: Path) -> None:
     assert all(cell in result.out for cell in CELLS)
     assert result.out.count("multilingual") == 2
     assert "0 of 2" in result.out
+    assert all(len(line) <= 80 for line in result.out.partition("Each teacher")[0].splitlines()[1:])
+    assert re.search(r"^objectives=soft +objectives = soft-targets\(k 8\)", result.out, re.MULTILINE)
     assert not (project / "sweep" / "cells").exists()
 
 
