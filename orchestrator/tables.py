@@ -220,7 +220,8 @@ def print_sweep_plan(plan: SweepPlan) -> None:
                 _time(teacher.time),
             )
     console.print(shared)
-    say("[dim]Each teacher reads a text once, whatever its cells ask; ~ is rough, from a matrix product here.[/]")
+    say("[dim]Each teacher reads a text once, whatever its cells ask.[/]")
+    say("[dim]~ is rough: from the speed that other cells reached, and before any did from a matrix product here.[/]")
     say(
         f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
         f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation is extra."

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from orchestrator.storage import hash_file
+from orchestrator.sweep.opening import open_sweep
+from orchestrator.sweep.planning import make_sweep_plan
 from tests.e2e.command import orch, start
 from tests.e2e.conftest import copy_of, shelf
 from tests.e2e.project import make_project, write_config
@@ -163,6 +165,21 @@ def test_the_plan_trains_nothing(project: Path) -> None:
     assert all(len(line) <= 80 for line in result.out.partition("Each teacher")[0].splitlines()[1:])
     assert re.search(r"^objectives=soft +objectives = soft-targets\(k 8\)", result.out, re.MULTILINE)
     assert not (project / "sweep" / "cells").exists()
+
+
+def test_the_plan_goes_by_the_speed_of_cells_that_were_trained(
+    undisturbed: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy_of(undisturbed, shelf)
+    for folder in (project / "sweep" / "cells" / "objectives=hidden").iterdir():
+        shutil.rmtree(folder)
+    monkeypatch.setattr("orchestrator.sweep.planning.gemm_flops", lambda: 1.0)  # a machine that does nothing
+    monkeypatch.chdir(project)
+    plan = make_sweep_plan(open_sweep(Path("sweep.yaml"), address="in-process"))
+    soft, hidden, untrained = plan.cells
+    assert (soft.seconds, untrained.seconds) == (0.0, 0.0)
+    assert 0.0 < hidden.seconds < 600.0
+    assert not hidden.is_measured
 
 
 def test_a_typo_in_a_grid_key_is_one_sentence(project: Path) -> None:
