@@ -22,7 +22,7 @@ from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
 from orchestrator.run import Run
 from orchestrator.steps import vocabularies
-from orchestrator.steps.evaluating import check_parallel_texts, evaluate
+from orchestrator.steps.evaluating import check_tables, evaluate
 from orchestrator.steps.reporting import write_report
 from orchestrator.steps.sentences import precompute_sentences
 from orchestrator.steps.signals import corpus_path, is_read, precompute, prepare_corpus
@@ -42,7 +42,7 @@ def _unseen(_step: str, _run: Run) -> AbstractContextManager[None]:
 
 def run_all(run: Run, cluster: LazyCluster, *, stage: Stage = _unseen) -> Path:
     """Every step in order; returns the report's page."""
-    check_parallel_texts(run)
+    check_tables(run)
     compute_signals(run, cluster, stage=stage)
     with stage("vocabulary", run):
         build_vocabularies(run)
@@ -141,7 +141,7 @@ __all__ = [
     "LazyCluster",
     "Stage",
     "build_vocabularies",
-    "check_parallel_texts",
+    "check_tables",
     "compute_signals",
     "driving",
     "evaluate",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from orchestrator import costs
@@ -30,7 +31,7 @@ from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, pl
 from orchestrator.storage import free_bytes
 
 #: Shares of a big matrix product's speed that a teacher's forward pass and a student's step reach on the whole.
-_TEACHER_EFFICIENCY, _STUDENT_EFFICIENCY = 0.5, 0.25
+_TEACHER_EFFICIENCY, STUDENT_EFFICIENCY = 0.5, 0.25
 _GEMM = 1024
 _GEMM_SECONDS = 0.3
 
@@ -139,7 +140,7 @@ def make_plan(run: Run) -> RunPlan:
     stores = plan_stores(run, corpus)
     flops = gemm_flops()
     tokens = {name: _language_tokens(run, store) for name, store in stores.items()}
-    side_by_side = num_side_by_side(run)
+    side_by_side = min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
     origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
     lines = tuple(line for student in origins for line in _languages(run, student, corpus, tokens))
     return RunPlan(
@@ -149,20 +150,15 @@ def make_plan(run: Run) -> RunPlan:
         languages=lines,
         teachers=tuple(_teacher(run, store, tokens[name], flops, lines) for name, store in stores.items()),
         sentences=tuple(map(partial(_sentences, run), run.pivots)),
-        students=plan_students(run, flops=flops / side_by_side),
+        students=plan_students(run, flops=flops * STUDENT_EFFICIENCY / side_by_side),
         side_by_side=side_by_side,
         free_bytes=free_bytes(run.stores),
         gemm_flops=flops,
     )
 
 
-def num_side_by_side(run: Run) -> int:
-    """How many groups of a run are trained at a time."""
-    return min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
-
-
 def plan_students(run: Run, *, flops: float) -> tuple[StudentPlan, ...]:
-    """The training of each student, `flops` the FLOP/s that each group has."""
+    """The training of each student; `flops`: FLOP/s that the steps of a group reach, where it did not log its speed."""
     return tuple(
         _student(run, group.name, student, flops) for group in run.expanded.groups for student in group.students
     )
@@ -292,37 +288,56 @@ def _language_rows(run: Run, store: StorePlan, language: str, tokens: int) -> fl
 
 
 def _student(run: Run, group: str, student: StudentSpec, flops: float) -> StudentPlan:
-    template, total = student.template, _student_tokens(run)
-    matrices = 3 if template.architecture == "modernbert" else 2  # of the feed-forward layer
-    width = template.hidden_size
-    encoder = template.layers * width * (4 * width + matrices * template.feed_forward_size)
-    head = run.config.corpus.masking.probability * width * _vocabulary_size(run, student)
+    total = _student_tokens(run)
     done, measured = _speed(run, student)
     left = 0 if student_receipt(run.students_folder / student.name) is not None else max(0, total - done)
     return StudentPlan(
         name=student.name,
         role=student.role,
         group=group,
-        encoder_parameters=encoder,
+        encoder_parameters=_encoder_parameters(student),
         steps=run.config.training.steps,
         tokens=total,
         time=Time(left / measured, True)
         if measured is not None
-        else Time(left * 6.0 * (encoder + head) / (flops * _STUDENT_EFFICIENCY), False),
+        else Time(left * _student_flops(run, student) / flops, False),
     )
 
 
+def reached_flops(run: Run) -> list[float]:
+    """FLOP/s that the steps of each student reached, by the last line of its log; of those that have one."""
+    logged = [(student, _logged(run, student.name)) for student in run.expanded.students]
+    return [found[1] * _student_flops(run, student) for student, found in logged if found is not None]
+
+
+def _encoder_parameters(student: StudentSpec) -> int:
+    template = student.template
+    matrices = 3 if template.architecture == "modernbert" else 2  # of the feed-forward layer
+    width = template.hidden_size
+    return template.layers * width * (4 * width + matrices * template.feed_forward_size)
+
+
+def _student_flops(run: Run, student: StudentSpec) -> float:
+    """Of one token, forward and backward: every layer, and the head where it is masked."""
+    head = run.config.corpus.masking.probability * student.template.hidden_size * _vocabulary_size(run, student)
+    return 6.0 * (_encoder_parameters(student) + head)
+
+
 def _speed(run: Run, student: StudentSpec) -> tuple[int, float | None]:
-    """Tokens that this student has read, and tokens per second of its own or of another student of the setup."""
-    folder = run.students_folder
-    rows = {other.name: last_rows(folder / other.name / "metrics.jsonl") for other in run.expanded.students}
-    speeds = {name: found[-1].get("tokens_per_second") for name, found in rows.items() if found}
-    known = [speed for speed in speeds.values() if isinstance(speed, float) and speed > 0]
-    own = speeds.get(student.name)
-    done = rows[student.name][-1].get("tokens") if rows[student.name] else 0
-    if isinstance(own, float) and own > 0:
-        return int(done) if isinstance(done, int) else 0, own
-    return 0, sum(known) / len(known) if known else None
+    """Tokens that this student has read, and tokens per second of its own or of the other students of the setup."""
+    own = _logged(run, student.name)
+    if own is not None:
+        return own
+    others = [found[1] for other in run.expanded.students if (found := _logged(run, other.name)) is not None]
+    return 0, fmean(others) if others else None
+
+
+def _logged(run: Run, student: str) -> tuple[int, float] | None:
+    """Tokens that a student has read, and tokens per second, as it logged them last; None where it did not."""
+    match last_rows(run.students_folder / student / "metrics.jsonl"):
+        case [*_, {"tokens": int(tokens), "tokens_per_second": float(speed)}] if speed > 0:
+            return tokens, speed
+    return None
 
 
 def _vocabulary_size(run: Run, student: StudentSpec) -> int:

@@ -214,14 +214,14 @@ def last_rows(path: Path) -> list[dict[str, object]]:
 
 def evaluation_progress(run: Run) -> Progress:
     """Measurements of masked text that are done, of models × languages × splits."""
-    from orchestrator.steps.evaluating import is_evaluated, num_measurements, rows_path
+    from orchestrator.steps.evaluating import is_evaluated, num_measurements, parts_path
 
     total = num_measurements(run)
     try:
         done = is_evaluated(run)
     except OrchError:
         return Progress("evaluate", run.expanded.setup, 0, total, "figures", detail=NOT_STARTED)
-    path = rows_path(run)
+    path = parts_path(run)
     if not done and not path.exists():
         return Progress("evaluate", run.expanded.setup, 0, total, "figures", detail=NOT_STARTED)
     count = total if done else min(total - 1, path.read_text(encoding="utf-8").count('"masked_lm_accuracy"'))

@@ -197,17 +197,21 @@ def print_headline(run: Run) -> None:
 def print_sweep_plan(plan: SweepPlan) -> None:
     """What `orch sweep --plan` found."""
     say(f"[bold]Sweep[/] in {escape(str(plan.root))}, compared with {escape(plan.reference)}")
-    cells = plain_table(words=("cell", "sets"), numbers=("encoder", "steps", "trained", "time"))
+    cells = plain_table(words=("cell",), numbers=("encoder", "steps", "trained", "time"))
     for cell in plan.cells:
         cells.add_row(
             escape(cell.name),
-            escape(cell.sets),
             f"{sum(student.encoder_parameters for student in cell.students) / 1e6:.1f} M",
             "as timed" if cell.is_open else f"{max(student.steps for student in cell.students):,}",
             f"{cell.done} of {cell.runs}",
             f"{'' if cell.is_measured else '~'}{duration(cell.seconds)}",
         )
     console.print(cells)
+    console.print()
+    values = plain_table(words=("cell", "sets"))  # apart from the numbers, beside which nothing has room
+    for cell in plan.cells:
+        values.add_row(escape(cell.name), escape(cell.sets) or "nothing")
+    console.print(values)
     console.print()
     shared = plain_table(words=("shared",), numbers=("tokens", "shards", "missing", "on disk", "time"))
     for share in plan.shares:
@@ -221,7 +225,8 @@ def print_sweep_plan(plan: SweepPlan) -> None:
                 _time(teacher.time),
             )
     console.print(shared)
-    say("[dim]Each teacher reads a text once, whatever its cells ask; ~ is rough, from a matrix product here.[/]")
+    say("[dim]Each teacher reads a text once, whatever its cells ask.[/]")
+    say("[dim]~ is rough: from the speed that other cells reached, and before any did from a matrix product here.[/]")
     say(
         f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
         f"students, {'one cell' if plan.parallel == 1 else f'{plan.parallel} cells'} at a time; evaluation is extra."

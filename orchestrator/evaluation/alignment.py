@@ -5,10 +5,11 @@ Shape legend: S layers with the embedding output, n sentences, D width.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -19,10 +20,12 @@ from orchestrator.corpus.parallel import ParallelTexts, read_parallel
 from orchestrator.evaluation.cka import Kernel, linear_cka
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob, Role
 from orchestrator.evaluation.neurons import Neurons, neuron_correlation
+from orchestrator.evaluation.parts import Parts
 from orchestrator.evaluation.probing import LabelledSentences, Probe, head_swaps, majority_share, read_probes
 from orchestrator.evaluation.retrieval import retrieve
 from orchestrator.evaluation.sentences import Vectors, encode_sentences
 from orchestrator.records import MetricRow
+from orchestrator.storage import hash_bytes
 
 #: Pairs of the control are shuffled alike in every run.
 _SHUFFLE_SEED = 20_240_229
@@ -31,7 +34,7 @@ _FEWEST_PAIRS = 4
 _log = logging.getLogger(__name__)
 
 
-def alignment_rows(job: EvaluationJob) -> Iterator[MetricRow]:
+def alignment_rows(job: EvaluationJob, parts: Parts) -> Iterator[MetricRow]:
     """Every pair of languages of every system that a parallel source or a probe holds; rows are the system's.
 
     `split` is `parallel:<source>` or `probe:<name>`. Of retrieval, a row's `language` asks and its `other_language` is
@@ -48,18 +51,28 @@ def alignment_rows(job: EvaluationJob) -> Iterator[MetricRow]:
     for probe in probes:
         wanted |= {_key(probe, "train", language): sentences.texts for language, sentences in probe.train.items()}
         wanted |= {_key(probe, "test", language): sentences.texts for language, sentences in probe.test.items()}
+    text = hash_bytes(json.dumps([(*key, *texts) for key, texts in wanted.items()]).encode())
     for name, members in systems.items():
         role = members[0].role
         if role == "teacher" and not job.evaluation.teachers:
             continue
-        _log.info("alignment of the languages of %s", name)
-        vectors = encode_sentences(members, wanted, job)
-        for source in sources:
-            row = _Rows(name, role, _split(source), job.seed)
-            yield from _source_rows({lang: vectors.get((row.split, lang)) for lang in source.texts}, row)
-        for probe in probes:
-            row = _Rows(name, role, probe.split, job.seed)
-            yield from _probe_rows(probe, vectors, row)
+        part = parts.digest(f"alignment of {name}", members, text=text)
+        rows = parts.known(part)
+        if rows is None:
+            _log.info("alignment of the languages of %s", name)
+            vectors = encode_sentences(members, wanted, job)
+            rows = parts.keep(part, _system_rows(_Rows(name, role, "", job.seed), sources, probes, vectors))
+        yield from rows
+
+
+def _system_rows(
+    row: _Rows, sources: Sequence[ParallelTexts], probes: Sequence[Probe], vectors: Mapping[tuple[str, str], Vectors]
+) -> Iterator[MetricRow]:
+    for source in sources:
+        own = replace(row, split=_split(source))
+        yield from _source_rows({lang: vectors.get((own.split, lang)) for lang in source.texts}, own)
+    for probe in probes:
+        yield from _probe_rows(probe, vectors, replace(row, split=probe.split))
 
 
 def _split(source: ParallelTexts) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
+from pathlib import Path
 
 from orchestrator.corpus.store import open_corpus
 from orchestrator.evaluation.alignment import alignment_rows
 from orchestrator.evaluation.job import EvaluationJob
 from orchestrator.evaluation.masked_lm import masked_lm_rows
+from orchestrator.evaluation.parts import Parts
+from orchestrator.models.devices import torch_threads
 from orchestrator.records import MetricRow
 
 
-def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
+def evaluate(job: EvaluationJob, *, kept_in: Path | None = None) -> Iterator[MetricRow]:
     """Measure every model of `job`, yielding rows as they are known.
+
+    `kept_in`: a file that keeps finished parts; those that it has are not measured again.
 
     | metric | what `value` is; `n` counts the masked tokens, the pairs of sentences or the test sentences |
     |---|---|
@@ -34,16 +36,7 @@ def evaluate(job: EvaluationJob) -> Iterator[MetricRow]:
         DataError: text, a tokenizer or a checkpoint cannot be used; the text names it.
         StoreError: an id map is missing or belongs to another student.
     """
-    with _threads(job.threads):
-        yield from masked_lm_rows(job, open_corpus(job.corpus_folder))
-        yield from alignment_rows(job)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(job.threads):
+        parts = Parts(job, path=kept_in)
+        yield from masked_lm_rows(job, open_corpus(job.corpus_folder), parts)
+        yield from alignment_rows(job, parts)

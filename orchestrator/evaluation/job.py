@@ -25,6 +25,7 @@ class EvaluatedModel:
     role: Role
     folder: str | None
     languages: tuple[str, ...]
+    made_from: str = ""  # a digest: what lies in `folder` is the same as long as it is
     revision: str | None = None
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # what emits this model's ids; default: `folder`
     teachers: Mapping[str, str] = field(default_factory=dict)  # the name of the teacher whose tokens are predicted

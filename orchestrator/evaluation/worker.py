@@ -1,23 +1,21 @@
-"""The worker that evaluates one job; rows are also written as they are known, so that others can see how far it is."""
+"""The worker that evaluates one job."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.job import EvaluationJob
 from orchestrator.records import MetricRow
-from orchestrator.storage import make_folder
 
 
 @dataclass(frozen=True)
 class EvaluationUnit:
-    """A job, and the file that its rows are added to while it runs."""
+    """A job, and the file that keeps its finished parts: others see in it how far it is, and a new start goes on."""
 
     job: EvaluationJob
-    rows_path: Path
+    parts_path: Path
 
 
 class EvaluationWorker:
@@ -25,11 +23,4 @@ class EvaluationWorker:
 
     def run(self, unit: EvaluationUnit) -> list[MetricRow]:
         """Every row of a job."""
-        rows = []
-        make_folder(unit.rows_path.parent)
-        with unit.rows_path.open("w", encoding="utf-8") as shown:  # lost with the worker, so not worth an fsync per row
-            for row in evaluate(unit.job):
-                shown.write(f"{json.dumps(asdict(row))}\n")
-                shown.flush()
-                rows.append(row)
-        return rows
+        return list(evaluate(unit.job, kept_in=unit.parts_path))

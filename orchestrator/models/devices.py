@@ -1,7 +1,9 @@
-"""Which device and which number format to compute in."""
+"""Which device, which number format and how many threads to compute with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
@@ -40,6 +42,17 @@ def pick_dtype(value: Literal["auto", "float32", "bfloat16", "float16"], *, devi
     if value != "auto":
         return value
     return "bfloat16" if _computes_bfloat16(device) else "float32"
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """In the block, torch computes with so many threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _computes_bfloat16(device: Device) -> bool:

@@ -17,6 +17,7 @@ from orchestrator.records import MetricRow
 from orchestrator.report.reading import read_metrics
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
+from orchestrator.signals.store import Store
 from orchestrator.steps.exports import student_receipt, write_cards
 from orchestrator.steps.signals import known_corpus, open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
@@ -48,12 +49,12 @@ def evaluate_together(runs: Sequence[Run], cluster_of: Callable[[], Cluster]) ->
         _evaluate(waiting, cluster_of())
         for run in waiting:
             write_bytes(_receipt_path(run), json.dumps({"inputs": digests[run.root]}).encode())
-        rows_path(waiting[0]).unlink(missing_ok=True)
+        parts_path(waiting[0]).unlink(missing_ok=True)
     for run in runs:
         write_cards(run)
 
 
-def check_parallel_texts(run: Run) -> None:
+def check_tables(run: Run) -> None:
     """Refuse parallel text and tables of probes that cannot be used, before a teacher runs for hours.
 
     DataError names the file or column.
@@ -73,7 +74,7 @@ def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
     cpus = max(1.0, min(_MOST_CPUS, cluster.cpus))
     prefixes = {run.root: f"{run.root}:" if len(runs) > 1 else "" for run in runs}
     unit = EvaluationUnit(
-        _joined([(prefixes[run.root], _job(run, threads=int(cpus))) for run in runs]), rows_path(runs[0])
+        _joined([(prefixes[run.root], _job(run, threads=int(cpus))) for run in runs]), parts_path(runs[0])
     )
     for outcome in cluster.run_units(
         make_evaluation_worker,
@@ -134,9 +135,9 @@ def is_evaluated(run: Run, digest: str | None = None) -> bool:
     return bool(found.get("inputs") == (digest or _digest(run)))
 
 
-def rows_path(run: Run) -> Path:
-    """Where rows stand while they are measured."""
-    return run.metrics_path.with_name(f"{run.expanded.setup}.rows.jsonl")
+def parts_path(run: Run) -> Path:
+    """Where finished parts stand until all are."""
+    return run.metrics_path.with_name(f"{run.expanded.setup}.parts.jsonl")
 
 
 def num_measurements(run: Run) -> int:
@@ -174,7 +175,7 @@ def _job(run: Run, *, threads: int) -> EvaluationJob:
     stores = open_stores(run)
     vocabularies = vocabulary_folders(run, stores)
     setup = run.expanded.setup
-    models = [_teacher(run, name) for name in run.teachers]
+    models = [_teacher(run, name, stores[name]) for name in run.teachers]
     models += [_student(run, student, vocabularies[student.origin]) for student in run.expanded.students]
     systems: dict[str, tuple[str, ...]] = {}
     for role, name in (("student", setup), ("baseline", setup + BASELINE_SUFFIX)):
@@ -192,24 +193,28 @@ def _job(run: Run, *, threads: int) -> EvaluationJob:
     )
 
 
-def _teacher(run: Run, name: str) -> EvaluatedModel:
+def _teacher(run: Run, name: str, store: Store) -> EvaluatedModel:
     section = run.config.teachers[name]
     return EvaluatedModel(
         name=name,
         role="teacher",
         folder=section.model,
         languages=section.languages,
+        made_from=store.fingerprint.digest,
         revision=section.revision,
         tokenizers=dict.fromkeys(section.languages, section.tokenizer_path),
     )
 
 
 def _student(run: Run, student: StudentSpec, vocabulary: Path) -> EvaluatedModel:
+    receipt = student_receipt(run.students_folder / student.name)
+    assert receipt is not None, "a digest of all students was taken"
     return EvaluatedModel(
         name=f"{run.expanded.setup}/{student.name}",
         role="baseline" if student.role == "baseline" else "student",
         folder=str(run.students_folder / student.name / "final"),
         languages=student.languages,
+        made_from=Fingerprint({"files": receipt.get("files")}).digest,
         tokenizers={lang: str(vocabulary / "tokenizers" / name) for lang, name in student.teachers.items()},
         teachers=student.teachers,
         maps={lang: str(vocabulary / "maps" / f"{name}.npy") for lang, name in student.teachers.items()},

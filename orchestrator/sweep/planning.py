@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from orchestrator.pipeline import read_text
-from orchestrator.planning import StudentPlan, TeacherPlan, gemm_flops, make_plan, num_side_by_side, plan_students
+from orchestrator.planning import (
+    STUDENT_EFFICIENCY,
+    StudentPlan,
+    TeacherPlan,
+    gemm_flops,
+    make_plan,
+    plan_students,
+    reached_flops,
+)
 from orchestrator.steps.exports import student_receipt
 from orchestrator.storage import free_bytes
 from orchestrator.sweep.opening import CellRun, Share, Sweep
@@ -64,11 +73,15 @@ class SweepPlan:
 
 
 def make_sweep_plan(sweep: Sweep, *, parallel: int | None = None) -> SweepPlan:
-    """Estimate a sweep on this machine; reads the text if nobody did, and runs nothing else."""
+    """Estimate a sweep on this machine; reads the text if nobody did, and runs nothing else.
+
+    Cells that have not begun are priced by the FLOP/s that others reached, and without any by a matrix product.
+    """
     cores = 1 if sweep.address == "in-process" else len(os.sched_getaffinity(0))
     side_by_side = min(parallel or cores, cores, len(sweep.runs))
     shares = tuple(map(_share, sweep.shares))
-    flops = gemm_flops() / side_by_side
+    reached = [flops for one in sweep.runs for flops in reached_flops(one.run)]
+    flops = fmean(reached) if reached else gemm_flops() * STUDENT_EFFICIENCY / side_by_side
     return SweepPlan(
         root=sweep.root,
         reference=sweep.reference,
@@ -88,7 +101,7 @@ def _share(share: Share) -> SharePlan:
 
 
 def _cell(runs: list[CellRun], sets: str, flops: float) -> CellPlan:
-    plans = [plan_students(one.run, flops=flops / num_side_by_side(one.run)) for one in runs]
+    plans = [plan_students(one.run, flops=flops) for one in runs]
     times = [student.time for plan in plans for student in plan]
     return CellPlan(
         name=runs[0].cell,

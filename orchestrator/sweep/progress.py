@@ -8,7 +8,7 @@ from dataclasses import replace
 from orchestrator import progress
 from orchestrator.progress import Progress
 from orchestrator.run import Run
-from orchestrator.steps.evaluating import num_measurements, rows_path
+from orchestrator.steps.evaluating import num_measurements, parts_path
 from orchestrator.sweep.opening import Sweep
 
 
@@ -37,6 +37,6 @@ def evaluation_progress(runs: Sequence[Run]) -> list[Progress]:
     total = sum(map(num_measurements, runs))
     again = 2 * sum(len(run.config.teachers[name].languages) for run in runs[1:] for name in run.teachers)
     total -= again * runs[0].config.evaluation.teachers  # teachers run once
-    path = rows_path(runs[0])
+    path = parts_path(runs[0])
     done = path.read_text(encoding="utf-8").count('"masked_lm_accuracy"') if path.exists() else 0
     return [Progress("evaluate", f"seed {runs[0].config.run.seed}", min(done, total), total, "figures")]

@@ -24,7 +24,7 @@ from orchestrator.cluster import Cluster, InProcess
 from orchestrator.errors import OrchError
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
-from orchestrator.pipeline import LazyCluster, Stage, build_vocabularies, check_parallel_texts, compute_signals, driving
+from orchestrator.pipeline import LazyCluster, Stage, build_vocabularies, check_tables, compute_signals, driving
 from orchestrator.progress import Progress
 from orchestrator.report.comparison import Comparison
 from orchestrator.steps.evaluating import evaluate_together, is_evaluated
@@ -88,7 +88,7 @@ def run_sweep(
 ) -> SweepResult:
     """Do what is missing of a sweep, and compare its cells; what fails is named in the result."""
     for run in {one.run.config.evaluation.model_dump_json(): one.run for one in sweep.runs}.values():
-        check_parallel_texts(run)
+        check_tables(run)
     failures: list[Failure] = []
     ready: list[CellRun] = []
     for share in sweep.shares:

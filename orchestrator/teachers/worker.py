@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from orchestrator.config.corpus import CorpusSection, ParallelText
@@ -17,7 +15,7 @@ from orchestrator.corpus.parallel import ParallelTexts, read_parallel
 from orchestrator.corpus.store import open_corpus
 from orchestrator.corpus.tokenise import first_rows, tokenise
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.models.devices import pick_device
+from orchestrator.models.devices import pick_device, torch_threads
 from orchestrator.models.encoder import Encoder, freeze
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer, special_ids
@@ -85,7 +83,7 @@ class TeacherWorker:
         """Every masked copy of the unit's texts, and what the teacher says to them: all, or the named tables alone."""
         teacher, task = self._host(unit.teacher), self._job.teachers[unit.teacher]
         masked = self._rows(unit, task, teacher)
-        with _torch_threads(task.plan.threads):
+        with torch_threads(task.plan.threads):
             return compute_signals(
                 teacher.encoder,
                 masked,
@@ -181,13 +179,3 @@ def _check_fit(name: str, encoder: Encoder, *, vocab_size: int, max_length: int)
             f"corpus.max_length: {max_length} tokens are more than teacher '{name}' can read ({encoder.max_positions});"
             " lower it"
         )
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

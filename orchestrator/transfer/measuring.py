@@ -6,16 +6,14 @@ Shape legend: U units with a label, C classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from orchestrator.config.transfer import TransferSection
-from orchestrator.models.devices import Device, pick_device
+from orchestrator.models.devices import Device, pick_device, torch_threads
 from orchestrator.models.encoder import Encoder
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer
@@ -54,7 +52,7 @@ def measure(
         DataError: a model or tokenizer cannot be loaded, or two students do not fit together.
     """
     plan = plan_trainings(cells)
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         bench = _Bench(task, options, pick_device(options.device), state)
         asked = {training.teacher_training for training in plan}
         for training, served in plan.items():
@@ -193,13 +191,3 @@ def _choices(logits: Tensor) -> Int64:
     """The best class of each unit [U], -1 where nothing was said; logits [U, C]."""
     best: Int64 = logits.argmax(dim=1).numpy()
     return np.where(logits[:, 0].isnan().numpy(), -1, best)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,8 +14,13 @@ import pytest
 import yaml
 
 from orchestrator.storage import hash_file
+from orchestrator.sweep.opening import open_sweep
+from orchestrator.sweep.planning import make_sweep_plan
 from tests.e2e.command import orch, start
+from tests.e2e.conftest import copy_of, shelf
 from tests.e2e.project import make_project, write_config
+
+__all__ = ["shelf"]
 
 pytestmark = pytest.mark.timeout(900)  # seconds when nobody else computes
 
@@ -61,14 +64,6 @@ CELLS = ("objectives=soft", "objectives=hidden", "untrained")
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="orch-test-", dir=memory if os.access(memory, os.W_OK) else None))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
 def made(shelf: Path) -> Path:
     """A project with a sweep; nobody may change it."""
     make_project(shelf / "made")
@@ -89,12 +84,6 @@ def undisturbed(made: Path, shelf: Path) -> Path:
     result = orch("sweep", folder=folder)
     assert result.status == 0, result.err
     assert "objectives=hidden" in result.out
-    return folder
-
-
-def copy_of(project: Path, shelf: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(dir=shelf)) / "project"
-    shutil.copytree(project, folder)
     return folder
 
 
@@ -173,7 +162,24 @@ def test_the_plan_trains_nothing(project: Path) -> None:
     assert all(cell in result.out for cell in CELLS)
     assert result.out.count("multilingual") == 2
     assert "0 of 2" in result.out
+    assert all(len(line) <= 80 for line in result.out.partition("Each teacher")[0].splitlines()[1:])
+    assert re.search(r"^objectives=soft +objectives = soft-targets\(k 8\)", result.out, re.MULTILINE)
     assert not (project / "sweep" / "cells").exists()
+
+
+def test_the_plan_goes_by_the_speed_of_cells_that_were_trained(
+    undisturbed: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy_of(undisturbed, shelf)
+    for folder in (project / "sweep" / "cells" / "objectives=hidden").iterdir():
+        shutil.rmtree(folder)
+    monkeypatch.setattr("orchestrator.sweep.planning.gemm_flops", lambda: 1.0)  # a machine that does nothing
+    monkeypatch.chdir(project)
+    plan = make_sweep_plan(open_sweep(Path("sweep.yaml"), address="in-process"))
+    soft, hidden, untrained = plan.cells
+    assert (soft.seconds, untrained.seconds) == (0.0, 0.0)
+    assert 0.0 < hidden.seconds < 600.0
+    assert not hidden.is_measured
 
 
 def test_a_typo_in_a_grid_key_is_one_sentence(project: Path) -> None:
@@ -242,7 +248,7 @@ def test_kill_9_in_every_step_and_go_on(project: Path, undisturbed: Path) -> Non
         "shared/signals/*/shards/*.json",
         "cells/*/*/students/*/student/metrics.jsonl",
         "cells/objectives=hidden/seed-1/students/*/student/final/training.json",
-        "cells/*/*/evaluation/*.rows.jsonl",
+        "cells/*/*/evaluation/*.parts.jsonl",
     ):
         kill_when(project, ready)
     assert not (project / "sweep" / "report").exists()
