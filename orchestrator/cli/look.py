@@ -2,66 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.app import LOOK, app, config_app, opened
+from orchestrator.cli.app import LOOK, config_app, run_command
 from orchestrator.commands import command
-from orchestrator.options import DEFAULT_CONFIG, ConfigOption, SetOption, SetupOption, VerboseOption
+from orchestrator.options import DEFAULT_CONFIG, ConfigOption, SetOption, SetupOption
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
 
 
-@command(app, "status", example="watch -n 5 orch status", panel=LOOK)
-def status(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("status", example="watch -n 5 orch status", panel=LOOK)
+def status(run: Run) -> None:
     """Show what is done and what is under way, also from another terminal."""
     from orchestrator.display import print_status
     from orchestrator.locking import driver_of
     from orchestrator.progress import run_progress
 
-    run = opened(config, overrides, setup, verbose)
     print_status(run_progress(run), driver_of(run.root))
 
 
-@command(app, "verify", example="orch verify || echo damaged", panel=LOOK)
-def verify(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("verify", example="orch verify || echo damaged", panel=LOOK)
+def verify(run: Run) -> None:
     """Check every checksum of the run: corpus, shards, receipts, manifests, vocabularies, checkpoints."""
     from orchestrator.display import checking, print_problems
     from orchestrator.steps.verifying import verify_run
 
-    run = opened(config, overrides, setup, verbose)
     with checking() as show:
         problems = verify_run(run, on_progress=show)
     print_problems(problems)
     raise typer.Exit(1 if problems else 0)
 
 
-@command(app, "inspect", example="orch inspect --language de --rows 5", panel=LOOK)
+@run_command("inspect", example="orch inspect --language de --rows 5", panel=LOOK)
 def inspect(
+    run: Run,
     teacher: Annotated[str | None, typer.Option(help="Whose signals; default: the first teacher.")] = None,
     language: Annotated[str | None, typer.Option(help="Of which language; default: the teacher's first.")] = None,
     row: Annotated[int, typer.Option(help="The first row to show, counted from 0.")] = 0,
     rows: Annotated[int, typer.Option(help="How many rows.", min=1)] = 3,
     top: Annotated[int, typer.Option(help="How many of the teacher's guesses.", min=1)] = 5,
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Show stored rows: the masked tokens, and the teacher's top guesses as words with their probability."""
     from orchestrator.steps.inspecting import inspect_signals
     from orchestrator.tables import print_inspection
 
-    run = opened(config, overrides, setup, verbose)
     print_inspection(inspect_signals(run, teacher=teacher, language=language, first_row=row, num_rows=rows, top=top))
 
 

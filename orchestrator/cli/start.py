@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.app import START, app, opened
+from orchestrator.cli.app import START, app, run_command
 from orchestrator.commands import command, log_to_terminal
-from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
+from orchestrator.options import DEFAULT_CONFIG, AddressOption, VerboseOption
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
 
 
 @command(app, "init", example="orch init && orch plan", panel=START)
@@ -24,20 +27,14 @@ def init(
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
 
 
-@command(app, "plan", example="orch plan --setup one-to-many", panel=START)
-def plan(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("plan", example="orch plan --setup one-to-many", panel=START)
+def plan(run: Run) -> None:
     """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time."""
     from orchestrator.display import stage
     from orchestrator.pipeline import check_parallel_texts, read_text
     from orchestrator.planning import make_plan
     from orchestrator.tables import print_plan
 
-    run = opened(config, overrides, setup, verbose)
     check_parallel_texts(run)
     read_text(run, stage=stage)
     print_plan(make_plan(run))

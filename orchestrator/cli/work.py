@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator import options
-from orchestrator.cli.app import WORK, app, driving, opened
+from orchestrator.cli.app import WORK, app, driving, run_command
 from orchestrator.commands import command, log_to_terminal
-from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
+from orchestrator.options import AddressOption, VerboseOption
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
 
 
-@command(app, "run", example="orch run --setup many-to-one", panel=WORK)
-def run_all(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("run", example="orch run --setup many-to-one", panel=WORK, on_cluster=True)
+def run_all(run: Run) -> None:
     """Do the whole job: corpus, teachers, vocabularies, students, evaluation, report; each step only if not done."""
     from orchestrator import pipeline
     from orchestrator.display import stage
     from orchestrator.tables import print_headline
 
-    run = opened(config, overrides, setup, verbose, address)
     with driving(run) as cluster:
         page = pipeline.run_all(run, cluster, stage=stage)
     print_headline(run)
     typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
-@command(app, "precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK)
-def precompute_teacher(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("precompute-teacher", example="orch precompute-teacher --address auto", panel=WORK, on_cluster=True)
+def precompute_teacher(run: Run) -> None:
     """Run each teacher once over its text and store what the objectives need, as Arrow shards.
 
     Run it again after a stop: only the shards that are missing are computed.
@@ -48,67 +38,52 @@ def precompute_teacher(
     from orchestrator import pipeline
     from orchestrator.display import print_precomputed, stage
 
-    run = opened(config, overrides, setup, verbose, address)
     with driving(run) as cluster:
         pipeline.compute_signals(run, cluster, stage=stage)
     print_precomputed(run)
 
 
-@command(app, "build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
-def build_vocab(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("build-vocab", example="orch build-vocab --setup many-to-one", panel=WORK)
+def build_vocab(run: Run) -> None:
     """Build each student's vocabulary: the union of several teachers' or the part of one that its text uses."""
     from orchestrator import pipeline
     from orchestrator.display import print_vocabularies, stage
 
-    run = opened(config, overrides, setup, verbose)
     with pipeline.driving(run), stage("vocabulary", run):
         built = pipeline.build_vocabularies(run)
     print_vocabularies(built)
 
 
-@command(app, "train-students", example="orch train-students --setup one-to-many --set training.steps=2000", panel=WORK)
-def train_students(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command(
+    "train-students",
+    example="orch train-students --setup one-to-many --set training.steps=2000",
+    panel=WORK,
+    on_cluster=True,
+)
+def train_students(run: Run) -> None:
     """Train the students of a setup from the stored signals; goes on from the last checkpoint."""
     from orchestrator import pipeline
     from orchestrator.display import stage
 
-    run = opened(config, overrides, setup, verbose, address)
     with driving(run) as cluster, stage("train", run):
         pipeline.train(run, cluster.get)
 
 
-@command(app, "evaluate", example="orch evaluate --setup one-to-one", panel=WORK)
-def evaluate(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("evaluate", example="orch evaluate --setup one-to-one", panel=WORK, on_cluster=True)
+def evaluate(run: Run) -> None:
     """Measure students, teachers and no-teacher baselines on held-out and parallel text."""
     from orchestrator import pipeline
     from orchestrator.display import stage
 
-    run = opened(config, overrides, setup, verbose, address)
     with driving(run) as cluster, stage("evaluate", run):
         pipeline.evaluate(run, cluster.get)
 
 
-@command(
-    app, "transfer", example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3", panel=WORK
+@run_command(
+    "transfer", example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3", panel=WORK
 )
 def transfer(
+    run: Run,
     source: options.SourceOption,
     task: options.TaskOption = None,
     target: options.TargetOption = None,
@@ -116,10 +91,6 @@ def transfer(
     model: options.ModelOption = None,
     teacher: options.ListenOption = None,
     seeds: options.SeedsOption = 1,
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Fine-tune on a task in one language and test in others: tagging, topics, entities.
 
@@ -138,7 +109,6 @@ def transfer(
     from orchestrator.steps import transferring
     from orchestrator.tables import print_transfer
 
-    run = opened(config, overrides, setup, verbose)
     request = transferring.TransferRequest(
         source=source,
         tasks=options.listed(task),
@@ -156,18 +126,12 @@ def transfer(
     print_transfer(transferring.transfer_lines(run, plans))
 
 
-@command(app, "report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
-def report(
-    config: ConfigOption = DEFAULT_CONFIG,
-    overrides: SetOption = None,
-    setup: SetupOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@run_command("report", example="orch report && xdg-open runs/orch/report/index.html", panel=WORK)
+def report(run: Run) -> None:
     """Write one HTML page with tables and plots of everything that was measured in the run."""
     from orchestrator import pipeline
     from orchestrator.tables import print_headline
 
-    run = opened(config, overrides, setup, verbose)
     with pipeline.driving(run):
         page = pipeline.write_report(run)
     print_headline(run)

@@ -33,7 +33,9 @@ def student_receipt(folder: Path) -> Mapping[str, JSON] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise StoreError(f"{path} is damaged; remove {path.parent} and run `orch train-students` to export it again.")
+        raise StoreError(
+            f"{path} is damaged; remove {path.parent} and run `orch train-students` to train this student again."
+        )
     return found
 
 

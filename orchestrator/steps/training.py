@@ -38,7 +38,7 @@ _NO_DEADLINE = float("inf")
 
 
 def missing_groups(run: Run, stores: Mapping[str, Store]) -> list[GroupJob]:
-    """Jobs of the groups that are not trained and exported yet.
+    """Jobs of the groups that are not trained and exported yet; checkpoints that a stop left of the others are removed.
 
     Raises:
         StoreError: signals or vocabularies are missing.
@@ -50,7 +50,9 @@ def missing_groups(run: Run, stores: Mapping[str, Store]) -> list[GroupJob]:
         fingerprint = _fingerprint(run, group, stores, vocabularies, sentences)
         for student in group.students:
             _claim(run, student, fingerprint)
-        if not all(is_exported(run, student, fingerprint.digest) for student in group.students):
+        if all(is_exported(run, student, fingerprint.digest) for student in group.students):
+            _remove_checkpoints(run, group)
+        else:
             jobs.append(_job(run, group, stores, vocabularies, sentences, fingerprint.digest))
     return jobs
 
@@ -83,6 +85,7 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
             if outcome.error is not None:
                 lost.append(outcome)
             else:
+                _remove_checkpoints(run, outcome.unit.group)
                 _log.info("training: %s is done after %.0f s", outcome.unit.group.name, outcome.seconds)
     if lost:
         names = ", ".join(outcome.unit.group.name for outcome in lost)
@@ -108,6 +111,17 @@ def is_exported(run: Run, student: StudentSpec, digest: str) -> bool:
     """Whether `final/` is whole and was made from these inputs."""
     receipt = student_receipt(run.students_folder / student.name)
     return receipt is not None and receipt.get("fingerprint") == digest
+
+
+def _remove_checkpoints(run: Run, group: GroupSpec) -> None:
+    """Nobody goes on from them once every student of the group is exported, and they are most of a run's bytes.
+
+    Here and not in the worker, whose unit is tried again when it dies after the export.
+    """
+    from orchestrator.students import checkpoint
+
+    for student in group.students:
+        checkpoint.remove_all(run.students_folder / student.name / "checkpoints")
 
 
 def default_threads(run: Run) -> int:

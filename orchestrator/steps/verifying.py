@@ -81,16 +81,16 @@ def _student(folder: Path) -> list[str]:
         try:
             checkpoint.check(folder / "checkpoints", step)
         except OrchError as error:
-            problems.append(str(error))
+            if step in checkpoint.steps(folder / "checkpoints"):  # and was not removed meanwhile, by who trains
+                problems.append(str(error))
     receipt = student_receipt(folder)
     files = receipt.get("files") if receipt is not None else None
+    again = f"remove {folder / 'final'} and run `orch train-students` to train this student again."
     if isinstance(files, dict):
         for name, expected in files.items():
             path = folder / "final" / name
             if not path.is_file():
-                problems.append(f"{path} is missing; remove {folder / 'final'} and run `orch train-students` again.")
+                problems.append(f"{path} is missing; {again}")
             elif hash_file(path) != expected:
-                problems.append(
-                    f"{path} was changed since it was exported; remove {folder / 'final'} and export it anew."
-                )
+                problems.append(f"{path} was changed since it was exported; {again}")
     return problems

@@ -107,6 +107,13 @@ def remove(folder: Path, step: int) -> None:
     shutil.rmtree(target, ignore_errors=True)
 
 
+def remove_all(folder: Path) -> None:
+    """Remove every checkpoint below `folder`, and the folder: for students that are exported."""
+    for step in steps(folder):
+        remove(folder, step)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_incomplete(folder: Path) -> None:
     """Remove what a kill inside a checkpoint left behind."""
     if not folder.is_dir():

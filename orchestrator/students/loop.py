@@ -1,4 +1,4 @@
-"""The training loop of a group of students: one screen, from the batch to the stepped parameters."""
+"""The training loop of a group of students in one screen: every step is read, taken, logged and now and then saved."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
-from orchestrator.config.phases import PhaseSpec, phase_at
-from orchestrator.config.run import TrainingSection
-from orchestrator.models.devices import Device, pick_device, pick_dtype
+from orchestrator.config.phases import phase_at
+from orchestrator.models.devices import Device, pick_device
 from orchestrator.stopping import undisturbed
-from orchestrator.students.anchors import ANCHORS
-from orchestrator.students.build import BuiltGroup, build_group, build_known, build_streams
+from orchestrator.students.build import BuiltGroup, build_group, build_streams
 from orchestrator.students.freezing import freeze_parts
 from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob, GroupResult
 from orchestrator.students.metrics import StudentMetrics
-from orchestrator.students.objective import MicroBatch, StepSums, backward, micro_batch, total_counts
-from orchestrator.students.optimising import clip_gradients, learning_rate, make_optimiser, set_learning_rate
+from orchestrator.students.objective import MicroBatch, micro_batch
+from orchestrator.students.optimising import learning_rate, make_optimiser, set_learning_rate
 from orchestrator.students.parallel import Workers, joined
 from orchestrator.students.resuming import resume, save
-from orchestrator.students.rows import seed_for
-from orchestrator.students.schedules import weight_at
+from orchestrator.students.stepping import Stepper
 from orchestrator.students.stream import Step, steps_ahead
 
 #: Up to this row length the fused attention of a CPU, whose backward pass is slow, loses to the plain one: a whole step
@@ -49,17 +46,16 @@ def _train(job: GroupJob, device: Device, workers: Workers) -> tuple[BuiltGroup,
     training, built = job.training, build_group(job)
     group = built.module.to(device).train()
     parts, trained = group.parts(), group.trained()  # whatever a phase freezes
-    known = build_known(job, built.vocabularies, device=device)
-    anchors = built.anchors.to(torch.device(device))
     optimiser = make_optimiser(trained.values(), training)
+    stepper = Stepper(
+        job, built, parts=parts, trained=trained.values(), optimiser=optimiser, workers=workers, device=device
+    )
     standing = resume(job, group, optimiser)
     workers.agree(standing.step)
     streams = build_streams(job, built.vocabularies, cursors=standing.cursors)
-    origins = {student.name: student.origin for student in job.group.students}
     phases, first = job.group.phases, standing.step + 1
     if device == "cpu" and job.max_length <= _EAGER_TOKENS:
         group.attend_eagerly()
-    autocast = torch.autocast(device, torch.bfloat16, enabled=_precision(training, device) == "bfloat16")
     started = last_save = time.monotonic()
     started -= standing.seconds
 
@@ -87,52 +83,18 @@ def _train(job: GroupJob, device: Device, workers: Workers) -> tuple[BuiltGroup,
                 _begin(job, group, trained, at)
             rate = learning_rate(step.number, training, phase)
             set_learning_rate(optimiser, rate)
-            weights = {name: _weights(built, name, at, phase, step.number) for name in group.names}
-            anchored = {name: built.terms[name][at].get(ANCHORS, ()) for name in group.names}
-            batches = step.batches
-            counted = workers.add_counts(
-                {name: total_counts(own.values(), terms=weights[name]) for name, own in batches.items()}
-            )
-            counted = {name: own | anchors.counts(name, anchored[name]) for name, own in counted.items()}
-            sums = {name: StepSums(weights[name], device=torch.device(device)) for name in batches}
-            for name, own in batches.items():
-                for number, micro in own.items():
-                    torch.manual_seed(seed_for("dropout", job.seed, origins[name], step.number, number))
-                    sums[name].add(
-                        *backward(
-                            group,
-                            name,
-                            micro,
-                            denominators=counted[name],
-                            weights=weights[name],
-                            known=known[name],
-                            autocast=autocast,
-                        )
-                    )
-            if workers.is_first:  # not of any batch
-                for name, value, raw in anchors.backward(group, anchored, weights=weights):
-                    sums[name].add(value, raw)
-            workers.add_gradients(trained.values())
-            norms = clip_gradients(parts, max_norm=training.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-            read = {name: {"tokens": sum(micro.num_tokens for micro in own.values())} for name, own in batches.items()}
-            tokens = {name: own["tokens"] for name, own in workers.add_counts(read).items()}
-            for name in group.names:
-                workers.add_values(sums[name].values)
-                standing.tokens[name] += tokens[name]
+            taken = stepper.take(step)
             standing.step, standing.cursors = step.number, step.cursors
+            standing.tokens = {name: standing.tokens[name] + one.num_tokens for name, one in taken.items()}
             standing.seconds = time.monotonic() - started
-            final = step.number == training.steps
             for name, own_metrics in metrics.items():
-                computed = {term: count for term, count in counted[name].items() if weights[name][term]}
-                raw = {term: sums[name].raw(term) for term in computed}
-                own_metrics.add(sums[name].loss, raw, num_tokens=tokens[name])
-                own_metrics.end_step(computed, gradient_norm=norms[name], waited=waited)
+                one = taken[name]
+                own_metrics.add(one.loss, one.raw, num_tokens=one.num_tokens)
+                own_metrics.end_step(one.counts, gradient_norm=one.gradient_norm, waited=waited)
                 if step.number == phase.last_step or step.number % training.log_every == 0:
                     own_metrics.log(step.number, phase=phase.name, rate=rate)
-            if workers.is_first and (final or time.monotonic() - last_save >= training.checkpoint_seconds):
+            is_due = step.number == training.steps or time.monotonic() - last_save >= training.checkpoint_seconds
+            if workers.is_first and is_due:
                 for own_metrics in metrics.values():
                     own_metrics.check(step.number)  # nothing that is broken is ever saved
                 save(job, parts, optimiser, standing)
@@ -151,16 +113,6 @@ def _begin(job: GroupJob, group: StudentGroup, trained: Mapping[str, torch.nn.Pa
     _log.info(text, job.group.name, phase.name, phase.first_step, phase.last_step, f", frozen: {held}" if held else "")
 
 
-def _weights(built: BuiltGroup, student: str, index: int, phase: PhaseSpec, step: int) -> dict[str, float]:
-    """Term -> its weight at a step of the training."""
-    within = phase.step_within(step)
-    return {
-        term.name: weight_at(term.objective.weight, step=within, steps=phase.num_steps)
-        for terms in built.terms[student][index].values()
-        for term in terms
-    }
-
-
 @contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -169,11 +121,6 @@ def _torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _precision(training: TrainingSection, device: Device) -> str:
-    wanted = {"auto": "auto", "bf16": "bfloat16", "fp32": "float32"}[training.precision]
-    return pick_dtype(wanted, device=device)  # type: ignore[arg-type]
 
 
 def _timed(steps: Iterator[Step[MicroBatch]]) -> Iterator[tuple[Step[MicroBatch], float]]:

@@ -36,7 +36,7 @@ class StudentMetrics:
         self._reset()
 
     def add(self, value: Tensor, raw: Mapping[str, Tensor], *, num_tokens: int) -> None:
-        """One micro-batch: its share of the step's loss, and the raw sum of each term; both detached."""
+        """A step, or a part of one: its loss, and the raw sum of each term; both detached."""
         self._loss.append(value)
         for name, total in raw.items():
             self._raw[name].append(total)
@@ -90,8 +90,8 @@ class StudentMetrics:
         self._board.close()
 
     def _reset(self) -> None:
-        self._loss: list[Tensor] = []  # per micro-batch
-        self._norms: list[Tensor] = []  # per step
+        self._loss: list[Tensor] = []
+        self._norms: list[Tensor] = []  # one per step
         self._raw: dict[str, list[Tensor]] = defaultdict(list)
         self._counts: dict[str, int] = defaultdict(int)
         self._waited = 0.0

@@ -161,7 +161,9 @@ def test_training_is_logged(root: Path, setup: str, student: str) -> None:
             assert np.isfinite([row["loss"], *row["terms"].values()]).all()  # type: ignore[attr-defined]
         tokens = [row["tokens"] for row in rows]
         assert tokens == sorted(set(tokens))
-        assert list((root / "students" / setup / name / "checkpoints").glob("step-*/state.json"))
+        folder = root / "students" / setup / name
+        assert (folder / "final" / "training.json").exists()
+        assert not (folder / "checkpoints").exists()  # nobody goes on from them any more
 
 
 def test_twins_read_the_same_rows(root: Path) -> None:

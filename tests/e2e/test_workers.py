@@ -69,6 +69,7 @@ def test_two_workers_one_of_them_killed_make_the_students_of_one(made_project: P
     assert process.returncode == 0, err
     log = (together / "run" / "logs" / "orch.log").read_text(encoding="utf-8")
     assert re.search(r"lost its worker \(attempt 1 of 3\): its process or machine died", log)
+    assert not list((together / "run").glob("students/*/*/checkpoints"))
     weights = sorted((alone / "run").glob("students/*/*/final/model.safetensors"))
     assert len(weights) == 3
     for path in weights:

@@ -22,7 +22,7 @@ from orchestrator.config.objectives import (
 from orchestrator.config.phases import PhaseSpec, make_phases
 from orchestrator.config.run import PhaseSection, TrainingSection
 from orchestrator.students import checkpoint as checkpoints
-from orchestrator.students import loop
+from orchestrator.students import loop, stepping
 from orchestrator.students.build import BuiltGroup, build_group
 from orchestrator.students.job import GroupJob
 from orchestrator.students.loop import train_group
@@ -136,13 +136,13 @@ def test_what_is_frozen_stays_and_keeps_its_moments(world: World, tmp_path: Path
 
 def test_what_is_frozen_has_no_gradient(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanting: list[set[str]] = []
-    clip = loop.clip_gradients
+    clip = stepping.clip_gradients
 
     def watch(parts: Mapping[tuple[str, ...], Mapping[str, torch.nn.Parameter]], *, max_norm: float) -> object:
         wanting.append({part(name) for own in parts.values() for name, p in own.items() if p.grad is not None})
         return clip(parts, max_norm=max_norm)
 
-    monkeypatch.setattr(loop, "clip_gradients", watch)
+    monkeypatch.setattr(stepping, "clip_gradients", watch)
     train_group(job_of(world, tmp_path, layer_by_layer()))
     first, second = {"embedding", "layer-1", "projection"}, {"layer-2", "projection"}
     assert wanting[:2] == [first] * 2
