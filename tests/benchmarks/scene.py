@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,6 @@ import torch
 from orchestrator.config.loading import parse_config
 from orchestrator.config.setups import Setup, expand
 from orchestrator.corpus.store import build_corpus
-from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.records import BatchPlan, MaskedRows, SignalRequest, StateKey, Unit
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
@@ -37,10 +36,14 @@ OBJECTIVES = [
 
 
 class Scene:
-    """One teacher, `languages` of it, and a student of four layers for each, whose vocabulary is the teacher's."""
+    """Teachers by name with their languages, and a student of four layers whose vocabulary is the teachers' own.
 
-    def __init__(self, root: Path, *, languages: tuple[str, ...] = LANGUAGES, texts: int = TEXTS) -> None:
-        self.root, self.languages = root, languages
+    All teachers are one checkpoint, so that only how many there are is compared.
+    """
+
+    def __init__(self, root: Path, *, teachers: Mapping[str, Sequence[str]], texts: int = TEXTS) -> None:
+        self.root = root
+        self.languages = [language for own in teachers.values() for language in own]
         tree: dict[str, object] = {
             "run": {"root": str(root)},
             "corpus": {
@@ -52,61 +55,63 @@ class Scene:
                             "max_texts": texts,
                         }
                     }
-                    for language in languages
+                    for language in self.languages
                 }
             },
-            "teachers": {"big": {"model": str(TEACHER), "languages": list(languages)}},
+            "teachers": {name: {"model": str(TEACHER), "languages": list(own)} for name, own in teachers.items()},
             "student": {
                 "layers": 4,
                 "hidden_size": 384,
                 "heads": 12,
-                "initialisation": {"layers": "teacher", "embedding": "teacher"},
+                "initialisation": {"layers": "teacher", "embedding": "teacher", "teacher": next(iter(teachers))},
                 "vocabulary": {"keep": "full"},
             },
             "objectives": OBJECTIVES,
-            "training": {"steps": 100_000, "tokens_per_batch": 2048},
+            "training": {"steps": 100_000, "tokens_per_batch": 2048, "threads": 1},
         }
         self.config = parse_config(tree, where="the benchmark")
         self.corpus = build_corpus(self.config.corpus, root=root, seed=0)
-        self.tokenizer = load_tokenizer(str(TEACHER))
-        self.units = [
-            Unit("big", index, language, 0, self.corpus.info(language, "train").num_texts)
-            for index, language in enumerate(languages)
-        ]
+        self.units = {
+            name: [
+                Unit(name, index, language, 0, self.corpus.info(language, "train").num_texts)
+                for index, language in enumerate(own)
+            ]
+            for name, own in teachers.items()
+        }
 
-    def store(self, name: str, request: SignalRequest = REQUEST) -> Store:
-        """An empty store of this name, or the one that is there."""
+    def store(self, kind: str, teacher: str, request: SignalRequest = REQUEST) -> Store:
+        """A store of this kind of a teacher, empty or as it was left."""
         return Store.create(
-            self.root / name,
-            teacher="big",
-            fingerprint=Fingerprint({"name": name}),
+            self.root / kind / teacher,
+            teacher=teacher,
+            fingerprint=Fingerprint({"name": kind}),
             request=request,
             codec="int8",
             sizes=SIZES,
-            languages=list(self.languages),
-            units=self.units,
+            languages=list(self.config.teachers[teacher].languages),
+            units=self.units[teacher],
         )
 
-    def worker(self, name: str, request: SignalRequest = REQUEST, plan: BatchPlan = PLAN) -> TeacherWorker:
-        """Who fills the store of this name."""
-        task = TeacherTask(self.config.teachers["big"], plan, request, "int8", self.store(name, request).folder)
+    def worker(self, kind: str, request: SignalRequest = REQUEST, plan: BatchPlan = PLAN) -> TeacherWorker:
+        """Who fills the stores of this kind."""
+        tasks = {
+            name: TeacherTask(section, plan, request, "int8", self.store(kind, name, request).folder)
+            for name, section in self.config.teachers.items()
+        }
         return TeacherWorker(
-            PrecomputeJob(
-                teachers={"big": task}, corpus_folder=self.corpus.folder, corpus=self.config.corpus, seed=0
-            )
+            PrecomputeJob(teachers=tasks, corpus_folder=self.corpus.folder, corpus=self.config.corpus, seed=0)
         )
 
-    def filled(self, name: str, request: SignalRequest = REQUEST) -> Store:
-        """The store of this name with all its shards."""
-        store = self.store(name, request)
-        worker = self.worker(name, request)
-        for unit in store.missing():
-            worker.run(unit)
-        return store
+    def fill(self, kind: str, request: SignalRequest = REQUEST) -> None:
+        """Every shard of every store of this kind."""
+        worker = self.worker(kind, request)
+        for teacher in self.units:
+            for unit in self.store(kind, teacher, request).missing():
+                worker.run(unit)
 
-    def rows(self, store: Store, unit: Unit) -> MaskedRows:
+    def rows(self, kind: str, unit: Unit) -> MaskedRows:
         """The masked rows of a unit that is there."""
-        tables = store.shard(unit.index)
+        tables = self.store(kind, unit.teacher).shard(unit.index)
         columns = {name: tables["texts"][name] for name in ROW_TABLES["texts"]}
         return MaskedRows(
             **columns,  # type: ignore[arg-type]
@@ -115,40 +120,49 @@ class Scene:
             label_id=tables["masked"]["label_id"],
         )
 
-    def vocabulary(self) -> Path:
-        """The teacher's own, as a student has it."""
-        folder = self.root / "vocabulary"
-        if not folder.exists():
-            build_vocabulary([VocabularySource("big", TEACHER)], folder)
-        return folder
-
-    def job(self, store: Store, *, steps: int = 100_000, distilled: bool = True, setup: Setup = "one-to-one") -> GroupJob:
-        """The training of the first group of a setup, on the signals of the store or (not `distilled`) on its text."""
-        training = self.config.training.model_copy(update={"steps": steps, "threads": 1})
+    def jobs(self, kind: str, setup: Setup, *, steps: int = 100_000, name: str = "all") -> list[GroupJob]:
+        """The training of every group of a setup, those without a teacher last, on the stores of this kind."""
+        training = self.config.training.model_copy(update={"steps": steps})
         config = self.config.model_copy(update={"training": training})
         run = Run(expand(config, setup=setup), None)
-        group = run.expanded.groups[0 if distilled else -1]
-        request = REQUEST if distilled else SignalRequest()
-        return GroupJob(
-            group=group,
-            setup=setup,
-            root=self.root,
-            seed=0,
-            training=training,
-            share=config.share,
-            alpha=0.7,
-            max_epochs=1000.0,
-            max_length=config.corpus.max_length,
-            teachers={"big": TeacherFacts(config.teachers["big"], store.folder, run.checkpoints["big"])},
-            vocabularies={student.origin: self.vocabulary() for student in group.students},
-            requests={student.name: {"big": request} for student in group.students},
-            fingerprint="0" * 16,
-            threads=1,
-        )
+        stores = {teacher: self.store(kind, teacher).folder for teacher in self.units}
+        return [
+            GroupJob(
+                group=group,
+                setup=setup,
+                root=self.root / name,
+                seed=0,
+                training=training,
+                share=config.share,
+                alpha=0.7,
+                max_epochs=1000.0,
+                max_length=config.corpus.max_length,
+                teachers={
+                    teacher: TeacherFacts(section, stores[teacher], run.checkpoints[teacher])
+                    for teacher, section in config.teachers.items()
+                },
+                vocabularies={student.origin: self._vocabulary() for student in group.students},
+                requests={
+                    student.name: dict.fromkeys(
+                        student.teachers.values(), REQUEST if student.name == student.origin else SignalRequest()
+                    )
+                    for student in group.students
+                },
+                fingerprint="0" * 16,
+                threads=1,
+            )
+            for group in run.expanded.groups
+        ]
+
+    def _vocabulary(self) -> Path:
+        folder = self.root / "vocabulary"
+        if not folder.exists():
+            build_vocabulary([VocabularySource(name, TEACHER) for name in self.units], folder)
+        return folder
 
 
 @contextmanager
-def scene(**options: object) -> Iterator[Scene]:
+def scene(teachers: Mapping[str, Sequence[str]], *, texts: int = TEXTS) -> Iterator[Scene]:
     """A scene in a folder of its own, with one thread of torch."""
     if not TEACHER.is_dir():
         raise SystemExit(f"{TEACHER} is not there; these figures need the checkpoints beside the project")
@@ -156,9 +170,6 @@ def scene(**options: object) -> Iterator[Scene]:
     torch.set_num_threads(1)
     try:
         with TemporaryDirectory() as folder:
-            yield Scene(Path(folder), **options)  # type: ignore[arg-type]
+            yield Scene(Path(folder), teachers=teachers, texts=texts)
     finally:
         torch.set_num_threads(before)
-
-
-__all__ = ["LANGUAGES", "OBJECTIVES", "PLAN", "REQUEST", "SIZES", "TEACHER", "Scene", "scene"]

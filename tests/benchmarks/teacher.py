@@ -25,9 +25,9 @@ XLM_R = 250_002
 
 def bars(rounds: int) -> Iterator[Bar]:
     """Every figure of the pass."""
-    with scene(languages=("de",), texts=1500) as here:
-        store = here.filled("a")
-        rows = here.rows(store, here.units[0])
+    with scene({"big": ["de"]}, texts=1500) as here:
+        here.fill("a")
+        rows = here.rows("a", here.units["big"][0])
         yield from forward(rows, rounds)
         yield from unit(here, rows, rounds)
         yield from padding(rows)
@@ -39,7 +39,7 @@ def forward(rows: MaskedRows, rounds: int) -> Iterator[Bar]:
     """FLOP/s of a base-size encoder on rows of real lengths, over those of a large bfloat16 product."""
     base = BertModel(BertConfig(vocab_size=1000, attn_implementation="sdpa"), add_pooling_layer=False)
     base = base.to(torch.bfloat16).eval()
-    few = [chosen for chosen in group_by_length(rows.num_tokens, tokens_per_batch=PLAN.tokens_per_batch)][:3]
+    few = list(group_by_length(rows.num_tokens, tokens_per_batch=PLAN.tokens_per_batch))[:3]
     batches = [pad_rows(rows, chosen, pad_id=1) for chosen in few]
     width, layers = base.config.hidden_size, base.config.num_hidden_layers
     flop = 0
@@ -66,12 +66,12 @@ def forward(rows: MaskedRows, rounds: int) -> Iterator[Bar]:
 def unit(here: Scene, rows: MaskedRows, rounds: int) -> Iterator[Bar]:
     """A whole unit against the same rows' bare forward pass, and against how public scripts do it."""
     worker = here.worker("a")
-    store = here.store("a")
+    store, (only,) = here.store("a", "big"), here.units["big"]
     naive = _naive(rows, here.root / "naive.pt")
 
     def whole() -> None:
         store.receipt_path(0).unlink()
-        worker.run(here.units[0])
+        worker.run(only)
 
     encoder = worker._host("big").encoder
     assert encoder is not None
@@ -156,10 +156,10 @@ def head(rounds: int) -> Iterator[Bar]:
 
 def precision() -> Iterator[Bar]:
     """What the stored forms lose, on the real teacher's own distributions and states, and what they take."""
-    with scene(languages=("fi",), texts=150) as here:
-        store = here.filled("exact")
-        rows = here.rows(store, here.units[0])
-        encoder = here.worker("exact")._host("big").encoder
+    with scene({"big": ["fi"]}, texts=150) as here:
+        here.fill("a")
+        rows = here.rows("a", here.units["big"][0])
+        encoder = here.worker("a")._host("big").encoder
         assert encoder is not None
         logprobs, states = [], []
         with torch.inference_mode():
