@@ -22,6 +22,7 @@ from orchestrator.signals.schema import (
 )
 from orchestrator.signals.store import Store, count_receipts, find_store, store_folder
 from orchestrator.signals.tables import as_tensor
+from orchestrator.signals.topk import decode_topk, encode_topk
 
 __all__ = [
     "BLOCK",
@@ -39,10 +40,12 @@ __all__ = [
     "count_receipts",
     "decode_draws",
     "decode_hidden",
+    "decode_topk",
     "drawn_table",
     "draws_table",
     "encode_draws",
     "encode_hidden",
+    "encode_topk",
     "find_store",
     "first_drawn",
     "head_states_table",

@@ -11,6 +11,7 @@ from orchestrator.errors import StoreError
 from orchestrator.records import Array, Int64, Tables
 from orchestrator.signals.draws import first_drawn, split_codes
 from orchestrator.signals.schema import RowKind, TeacherSizes, rows_of
+from orchestrator.signals.topk import decode_topk
 
 
 class Counts(NamedTuple):
@@ -70,12 +71,12 @@ def _check_signal(table: str, columns: Mapping[str, Array], counts: Counts, size
         if len(column) != expected[kind]:
             what = {"text": "rows", "token": "tokens", "masked": "masked positions"}[kind]
             raise StoreError(f"table '{table}' has {len(column)} rows for {expected[kind]} {what}")
-        if name in ("topk_logprobs", "logsumexp") and not np.isfinite(column).all():
+        if name in ("top", "span", "logsumexp") and not np.isfinite(column).all():
             raise StoreError(
                 f"column '{name}' of table '{table}' holds values that are not finite; the teacher overflowed"
             )
-    if "topk_ids" in columns and sizes is not None:
-        _check_ids(columns["topk_ids"], table, sizes)
+    if table.startswith("topk_") and sizes is not None:
+        _check_ids(decode_topk(columns)[0], table, sizes)
 
 
 def _check_draws(distinct: Array, code: Array, table: str, sizes: TeacherSizes) -> None:

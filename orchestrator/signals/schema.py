@@ -128,10 +128,7 @@ def table_columns(request: SignalRequest, codec: HiddenCodec, sizes: TeacherSize
     if sizes is None:
         raise StoreError("signals of a model are asked of a teacher that is a tokenizer alone; name its model")
     if request.top_k:
-        tables[topk_table(request)] = {
-            "topk_ids": Column(_INT32.dtype, request.top_k),
-            "topk_logprobs": Column(_HALF.dtype, request.top_k),
-        }
+        tables[topk_table(request)] = _topk(request.top_k, sizes.vocab_size)
         for temperature in (1.0, *request.temperatures) if request.temperatures else ():
             tables[partition_table(request, temperature)] = {"logsumexp": _FLOAT}
     if request.draws:
@@ -151,6 +148,14 @@ def code_bytes(vocab_size: int, draws: int) -> int:
     if draws >= 1 << 16 or vocab_size * draws > 1 << 32:
         raise StoreError(f"{draws} draws at each position are more than can be stored; lower draws")
     return 3 if vocab_size * draws <= 1 << 24 else 4
+
+
+def high_bytes(k: int, vocab_size: int) -> int:
+    """Bytes of what is above the low 16 bits of `k` ids: 0, 1, 2, 4 or 8 bits each; StoreError beyond 2^24 ids."""
+    for bits in (0, 1, 2, 4, 8):
+        if vocab_size <= 1 << 16 + bits:
+            return -(-k * bits // 8)
+    raise StoreError(f"a vocabulary of {vocab_size:,} ids is more than can be stored; the most is {1 << 24:,}")
 
 
 def bytes_per_token(
@@ -181,6 +186,13 @@ def bytes_per_token(
 
 def _suffix(request: SignalRequest) -> str:
     return _ALL if request.at_all_tokens else ""
+
+
+def _topk(k: int, vocab_size: int) -> dict[str, Column]:
+    num_bytes = high_bytes(k, vocab_size)
+    high = {"ids_high": Column(_UINT8.dtype, num_bytes)} if num_bytes else {}
+    low, below = Column(_UINT16.dtype, k), Column(_UINT8.dtype, k)
+    return {"ids_low": low} | high | {"top": _HALF, "span": _HALF, "below": below}
 
 
 def _vectors(codec: HiddenCodec, width: int) -> dict[str, Column]:

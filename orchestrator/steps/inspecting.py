@@ -15,6 +15,7 @@ from orchestrator.records import Array, Tables
 from orchestrator.run import Run
 from orchestrator.signals.schema import rows_of, topk_table
 from orchestrator.signals.store import Store
+from orchestrator.signals.topk import decode_topk
 from orchestrator.steps.signals import known_stores
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def _masked_token(
 ) -> MaskedToken:
     if topk is None:
         return MaskedToken(word(shown), word(truth), (), float("nan"), False)
-    ids = topk["topk_ids"][place]
-    probabilities = np.exp(topk["topk_logprobs"][place].astype(np.float32))
+    ids, log_probs = (values[0] for values in decode_topk({name: rows[[place]] for name, rows in topk.items()}))
+    probabilities = np.exp(log_probs)
     found = np.flatnonzero(ids == truth)
     return MaskedToken(
         shown=word(shown),

@@ -27,6 +27,7 @@ from orchestrator.signals.schema import (
     state_table,
     topk_table,
 )
+from orchestrator.signals.topk import decode_topk
 from orchestrator.students.batch import Batch, TeacherTargets
 from orchestrator.students.ids import IdMap
 from orchestrator.students.rows import Window, index_rows
@@ -142,9 +143,8 @@ class BatchReader:
         drawn, counts = ids, ids
         states = torch.zeros(num_positions, 0)
         if names.topk:
-            kept = slice(None, self.request.top_k)  # they are stored in descending order
-            ids = self._ids.known(found[names.topk]["topk_ids"][:, kept])
-            log_probs = found[names.topk]["topk_logprobs"][:, kept].astype(np.float32)
+            ids, log_probs = decode_topk(found[names.topk], self.request.top_k)
+            ids = self._ids.known(ids)
         if names.draws:
             codes = found[names.drawn]["code"]
             drawn, counts = decode_draws(found[names.draws]["distinct"], codes, draws=names.num_draws)

@@ -11,7 +11,7 @@ from orchestrator.records import BatchPlan, HiddenCodec
 from orchestrator.signals.fingerprint import JSON
 
 #: Of the store: the tables, their columns and what they mean.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def fingerprint_parts(

@@ -18,6 +18,7 @@ from orchestrator.records import Array, Int32, Int64, MaskedRows, SignalRequest
 from orchestrator.signals.codecs import encode_hidden
 from orchestrator.signals.draws import encode_draws
 from orchestrator.signals.schema import drawn_table, draws_table, head_states_table, partition_table, topk_table
+from orchestrator.signals.topk import encode_topk
 from orchestrator.teachers.batches import PaddedBatch
 from orchestrator.teachers.head import ROWS, distribution, slices
 
@@ -109,12 +110,9 @@ class HeadSignals:
             raise DataError("the teacher's logits are not all finite numbers; run this teacher in dtype float32")
         self._drawn[places] = found.drawn.int().cpu().numpy()
         if self._top_k is not None:
-            log_probs = (found.logits - log_partition[:, None]).half()
-            _write(
-                self._top_k,
-                places,
-                {"topk_ids": found.ids.int().cpu().numpy(), "topk_logprobs": log_probs.cpu().numpy()},
-            )
+            log_probs = (found.logits - log_partition[:, None]).cpu().numpy()
+            size = self._encoder.vocab_size
+            _write(self._top_k, places, encode_topk(found.ids.cpu().numpy(), log_probs, vocab_size=size))
         for temperature, column in self._partitions.items():
             column[places] = found.log_partitions[temperature].cpu().numpy()
 

@@ -1,57 +1,45 @@
-"""Timing in pairs: both sides in turn in one run, so that a ratio holds when the machine's speed drifts."""
+"""Timing in pairs: all sides in turn in one run, so that a ratio holds when the machine's speed drifts."""
 
 from __future__ import annotations
 
+import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
+import pyarrow
 import torch
 import transformers
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Seconds of two sides, measured alternately, and the ratio first / second pair by pair."""
-
-    name: str
-    first: list[float]
-    second: list[float]
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.first, self.second, strict=True)]
-
-    def row(self) -> str:
-        """A row of a Markdown table: medians, and the median ratio with its lowest and highest."""
-        ratios = self.ratios
-        return (
-            f"| {self.name} | {statistics.median(self.first):.3f} | {statistics.median(self.second):.3f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) |"
-        )
-
-
-def measure(name: str, first: Callable[[], object], second: Callable[[], object], *, rounds: int) -> Pair:
-    """Warm both up once, then time `rounds` pairs."""
-    first()
-    second()
-    seconds: tuple[list[float], list[float]] = ([], [])
+def seconds_of(*sides: Callable[[], object], rounds: int) -> list[list[float]]:
+    """Seconds of each side in each round, the sides in turn, after each was called once to warm up."""
+    for side in sides:
+        side()
+    seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, call in zip(seconds, (first, second), strict=True):
+        for own, side in zip(seconds, sides, strict=True):
             started = time.perf_counter()
-            call()
-            side.append(time.perf_counter() - started)
-    return Pair(name, *seconds)
+            side()
+            own.append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(first: list[float], second: list[float]) -> list[float]:
+    """first / second, round by round."""
+    return [a / b for a, b in zip(first, second, strict=True)]
 
 
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": str(torch.get_num_threads()),
+        "processor": model[0].partition(": ")[2] if model else platform.processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "pyarrow": pyarrow.__version__,
     }

@@ -16,6 +16,7 @@ from orchestrator.signals import (
     draws_table,
     encode_draws,
     encode_hidden,
+    encode_topk,
     head_states_table,
     partition_table,
     state_table,
@@ -105,7 +106,7 @@ def _signals(
     if request.top_k:
         logprobs = np.sort(-random(1).exponential(3.0, (positions, request.top_k)))[:, ::-1]
         ids = random(2).integers(0, sizes.vocab_size, (positions, request.top_k), dtype=np.int32)
-        tables[topk_table(request)] = {"topk_ids": ids, "topk_logprobs": logprobs.astype(np.float16)}
+        tables[topk_table(request)] = encode_topk(ids, logprobs, vocab_size=sizes.vocab_size)
         for temperature in (1.0, *request.temperatures) if request.temperatures else ():
             values = random(3, round(8 * temperature)).normal(20, 5, positions).astype(np.float32)
             tables[partition_table(request, temperature)] = {"logsumexp": values}

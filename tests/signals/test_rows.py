@@ -56,7 +56,7 @@ def negative_id(tables: Shard) -> None:
 
 
 def infinite_logprob(tables: Shard) -> None:
-    tables["topk_004_all"]["topk_logprobs"][2, 1] = -np.inf
+    tables["topk_004_all"]["top"][2] = -np.inf
 
 
 def nan_partition(tables: Shard) -> None:
@@ -72,7 +72,7 @@ def fewer_sentence_vectors(tables: Shard) -> None:
 
 
 def foreign_id(tables: Shard) -> None:
-    tables["topk_004_all"]["topk_ids"][5, 2] = VOCAB_SIZE
+    tables["topk_004_all"]["ids_low"][5, 2] = VOCAB_SIZE
 
 
 def lose_a_code(tables: Shard) -> None:
@@ -108,7 +108,7 @@ def foreign_row(tables: Shard) -> None:
         (masked_position_of_another_row, "outside their row, or not in ascending order"),
         (masked_position_after_the_end, "outside their row, or not in ascending order"),
         (negative_id, "negative ids"),
-        (infinite_logprob, "column 'topk_logprobs' of table 'topk_004_all' holds values that are not finite"),
+        (infinite_logprob, "column 'top' of table 'topk_004_all' holds values that are not finite"),
         (nan_partition, "column 'logsumexp' of table 'partition_t2_all' holds values that are not finite"),
         (hidden_states_of_fewer_tokens, "table 'hidden_03' has"),
         (fewer_sentence_vectors, "table 'sentence_vectors' has 9 rows for 10 rows"),

@@ -52,8 +52,10 @@ def test_the_tables_of_format_1() -> None:
         "tokens": ["input_id: int32"],
         "masked": ["token: int64", "label_id: int32"],
         "topk_064": [
-            "topk_ids: fixed_size_list<item: int32 not null>[64]",
-            "topk_logprobs: fixed_size_list<item: halffloat not null>[64]",
+            "ids_low: fixed_size_list<item: uint16 not null>[64]",
+            "top: halffloat",
+            "span: halffloat",
+            "below: fixed_size_list<item: uint8 not null>[64]",
         ],
         "partition": ["logsumexp: float"],
         "partition_t1.5": ["logsumexp: float"],
@@ -118,7 +120,7 @@ def test_bytes_per_token_by_hand() -> None:
             "texts": 36 / 64,
             "tokens": 4,
             "masked": 0.15 * 12,
-            "topk_064": 0.15 * 64 * 6,
+            "topk_064": 0.15 * (64 * 3 + 4),
             "partition": 0.15 * 4,
             "partition_t2": 0.15 * 4,
             "draws_050": 0.15,
@@ -130,7 +132,7 @@ def test_bytes_per_token_by_hand() -> None:
         }
     )
     everywhere = bytes_per_token(replace(request, at_all_tokens=True), "int8", sizes, 0.15)
-    assert everywhere["topk_064_all"] == 64 * 6
+    assert everywhere["topk_064_all"] == 64 * 3 + 4
     assert everywhere["drawn_050_all"] == pytest.approx(3 * 50**0.8)
     assert everywhere["hidden_12"] == 768 + 12 * 2
 
@@ -156,6 +158,6 @@ def test_any_arrow_reader_can_use_a_shard(tmp_path: Path) -> None:
     unit = store.units[0]
     tables = make_tables(unit)
     store.write(unit, tables)
-    for table, column in (("topk_004", "topk_ids"), ("partition_t2", "logsumexp"), ("hidden_03", "values")):
+    for table, column in (("topk_004", "ids_low"), ("partition_t2", "logsumexp"), ("hidden_03", "values")):
         with pa.ipc.open_file(store.folder / f"shards/000000/{table}.arrow") as reader:
             assert reader.read_all()[column].to_pylist() == tables[table][column].tolist()

@@ -127,7 +127,7 @@ def test_views_are_zero_copy_and_cannot_be_written(tmp_path: Path) -> None:
     tensor = as_tensor(values)
     assert tensor.data_ptr() == values.ctypes.data
     assert torch.equal(tensor, torch.tensor(make_tables(units()[0])["hidden_03"]["values"]))
-    assert as_tensor(store.shard(0)["topk_004"]["topk_logprobs"]).dtype == torch.float16
+    assert as_tensor(store.shard(0)["topk_004"]["top"]).dtype == torch.float16
 
 
 def test_only_the_tables_that_are_wanted_are_touched(tmp_path: Path) -> None:
@@ -315,8 +315,8 @@ def test_units_and_tables_that_do_not_belong_here(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="without table 'hidden_03'"):
         store.write(unit, tables)
     tables = make_tables(unit)
-    tables["topk_004"]["topk_ids"] = tables["topk_004"]["topk_ids"].astype(np.int64)
-    with pytest.raises(StoreError, match=r"column 'topk_ids' of table 'topk_004' is int64 \[\d+, 4\] where int32"):
+    tables["topk_004"]["ids_low"] = tables["topk_004"]["ids_low"].astype(np.int64)
+    with pytest.raises(StoreError, match=r"column 'ids_low' of table 'topk_004' is int64 \[\d+, 4\] where uint16"):
         store.write(unit, tables)
     tables = make_tables(unit, sizes=replace(SIZES, width=64))
     with pytest.raises(
@@ -324,8 +324,8 @@ def test_units_and_tables_that_do_not_belong_here(tmp_path: Path) -> None:
     ):
         store.write(unit, tables)
     tables = make_tables(unit)
-    del tables["topk_004"]["topk_ids"]
-    with pytest.raises(StoreError, match=r"table 'topk_004' has columns topk_logprobs where topk_ids, .* are wanted"):
+    del tables["topk_004"]["ids_low"]
+    with pytest.raises(StoreError, match=r"table 'topk_004' has columns top, span, below where ids_low, .* are wanted"):
         store.write(unit, tables)
     assert count_receipts(store.folder) == 0
     assert not list((store.folder / "shards").iterdir()), "nothing is written before everything is checked"

@@ -14,6 +14,7 @@ from orchestrator.records import Array, SignalRequest, SpecialIds, StateKey, Tab
 from orchestrator.signals.codecs import decode_hidden
 from orchestrator.signals.draws import first_drawn, split_codes
 from orchestrator.signals.store import Store
+from orchestrator.signals.topk import decode_topk
 from orchestrator.students.batch import Batch
 from orchestrator.students.batches import BatchReader
 from orchestrator.students.ids import IdMap
@@ -62,13 +63,13 @@ def stored_rows(store: Store, language: str) -> Iterator[StoredRow]:
             first, length = int(texts["first_token"][row]), int(texts["num_tokens"][row])
             first_masked, num_masked = int(texts["first_masked"][row]), int(texts["num_masked"][row])
             tokens, places = slice(first, first + length), slice(first_masked, first_masked + num_masked)
-            topk = tables["topk_012_all"]
+            topk_ids, topk_logprobs = decode_topk(tables["topk_012_all"])
             yield StoredRow(
                 tables["tokens"]["input_id"][tokens],
                 masked["token"][places] - first,
                 masked["label_id"][places],
-                topk["topk_ids"][tokens],
-                topk["topk_logprobs"][tokens],
+                topk_ids[tokens],
+                topk_logprobs[tokens],
                 tables["partition_all"]["logsumexp"][tokens],
                 tables["partition_t2_all"]["logsumexp"][tokens],
                 [drawn_at(tables, token) for token in range(first, first + length)],

@@ -18,6 +18,7 @@ from orchestrator.signals.draws import decode_draws, split_codes
 from orchestrator.signals.rows import check_rows
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, state_table, table_columns
 from orchestrator.signals.tables import check_columns
+from orchestrator.signals.topk import decode_topk
 from orchestrator.teachers import head
 from orchestrator.teachers.forward import compute_signals, teacher_sizes
 from tests.models.tiny import ARCHITECTURES, SPECIAL, VOCAB_SIZE, build
@@ -84,8 +85,10 @@ def test_signals_are_those_of_transformers_for_each_row_alone(
         torch.testing.assert_close(column("partition_t2", "logsumexp"), torch.logsumexp(z / 2, 1), rtol=0, atol=1e-5)
         logprobs = torch.log_softmax(z, 1)
         best = logprobs.topk(5).values
-        torch.testing.assert_close(column("topk_005", "topk_logprobs").float(), best, rtol=0, atol=3e-3)
-        kept = logprobs.gather(1, column("topk_005", "topk_ids").long())
+        topk = tables["topk_005_all" if everywhere else "topk_005"]
+        ids, stored = map(torch.from_numpy, decode_topk({name: rows[positions] for name, rows in topk.items()}))
+        torch.testing.assert_close(stored, best, rtol=0, atol=3e-3)
+        kept = logprobs.gather(1, ids)
         torch.testing.assert_close(kept, best, rtol=0, atol=1e-5)
         states = column("head_states", "values").float()
         logits = torch.nn.functional.linear(states, encoder.decoder_weight, encoder.decoder_bias)
@@ -195,7 +198,7 @@ def test_the_same_plan_gives_the_same_bytes_and_another_one_nearly(rows: MaskedR
     for table, columns in first.items():
         for name, column in columns.items():
             assert column.tobytes() == second[table][name].tobytes()
-            if name not in ("topk_ids", "code", "distinct"):
+            if name not in ("ids_low", "below", "code", "distinct"):
                 np.testing.assert_allclose(column.astype(float), other[table][name].astype(float), atol=4e-3)
 
 
@@ -221,10 +224,10 @@ def test_padding_rows_of_the_vocabulary_are_no_candidates(rows: MaskedRows) -> N
     encoder = freeze(build("bert"))
     with torch.no_grad():
         encoder.decoder.bias[60:] += 50.0  # such rows were never trained: their logits may be anything
-    assert (_signals(encoder, rows)["topk_005"]["topk_ids"] >= 60).any()
+    assert (_signals(encoder, rows)["topk_005"]["ids_low"] >= 60).any()
     limited = _signals(encoder, rows, EVERYTHING, vocab_size=60)
-    assert (limited["topk_005"]["topk_ids"] < 60).all()
-    assert (np.exp(limited["topk_005"]["topk_logprobs"].astype(float)).sum(1) > 5 / 60).all()
+    assert (limited["topk_005"]["ids_low"] < 60).all()
+    assert (np.exp(decode_topk(limited["topk_005"])[1]).sum(1) > 5 / 60).all()
     assert split_codes(limited["drawn_020"]["code"], draws=20)[0].max() < 60
 
 
@@ -251,7 +254,7 @@ def test_rows_without_masked_positions(lengths: list[int], everywhere: bool) -> 
     encoder = freeze(build("bert"))
     tables = _signals(encoder, rows, replace(EVERYTHING, at_all_tokens=everywhere))
     positions = sum(lengths) if everywhere else 0
-    assert tables["topk_005_all" if everywhere else "topk_005"]["topk_ids"].shape == (positions, 5)
+    assert tables["topk_005_all" if everywhere else "topk_005"]["ids_low"].shape == (positions, 5)
     assert tables["hidden_00"]["values"].shape == (sum(lengths), 32)
     check_rows(tables, language=0, sizes=teacher_sizes(encoder))
 

@@ -24,6 +24,7 @@ from orchestrator.signals.draws import decode_draws
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.schema import TeacherSizes, bytes_per_token, rows_of, state_table
 from orchestrator.signals.store import Store
+from orchestrator.signals.topk import decode_topk
 from orchestrator.teachers.fingerprint import fingerprint_parts
 from orchestrator.teachers.forward import compute_signals
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
@@ -65,13 +66,13 @@ def test_predictions_and_number_formats() -> None:
         found[dtype] = compute_signals(
             encoder, rows, request, codec="int8", plan=plan, pad_id=special.pad, seed=0, vocab_size=len(tokenizer)
         )
-    exact, half = found["float32"]["topk_064"], found["bfloat16"]["topk_064"]
-    accuracy = np.mean(exact["topk_ids"][:, 0] == rows.label_id)
+    (exact, exact_logprobs), (half, _) = (decode_topk(found[dtype]["topk_064"]) for dtype in ("float32", "bfloat16"))
+    accuracy = np.mean(exact[:, 0] == rows.label_id)
     assert accuracy > 0.3  # 39.2 % with 25 % masked, says the model's description
-    mass = np.exp(exact["topk_logprobs"].astype(np.float32)).sum(1)
+    mass = np.exp(exact_logprobs).sum(1)
     assert 0.6 < mass.mean() < 1.0
     assert (mass < 1.001).all()
-    assert np.mean(exact["topk_ids"][:, 0] == half["topk_ids"][:, 0]) > 0.9
+    assert np.mean(exact[:, 0] == half[:, 0]) > 0.9
     sums = [tables["partition"]["logsumexp"] for tables in found.values()]
     assert np.abs(sums[0] - sums[1]).mean() < 0.1
     for layer in ("hidden_03", "hidden_06"):
@@ -142,7 +143,8 @@ def test_every_signal_at_once_through_a_store(tmp_path: Path) -> None:
         for temperature, table in ((1.0, "partition"), (2.0, "partition_t2")):
             found = torch.from_numpy(shard[table]["logsumexp"][here].copy())
             torch.testing.assert_close(found, (z / temperature).logsumexp(1), rtol=0, atol=1e-4)
-        topk = torch.from_numpy(shard["topk_064"]["topk_ids"][here].astype(np.int64))
+        stored_ids, _ = decode_topk({name: column[here] for name, column in shard["topk_064"].items()})
+        topk = torch.from_numpy(stored_ids)
         assert torch.equal(topk[:, 0], z.argmax(1))
         distinct = shard["draws_050"]["distinct"][here]
         codes = slice(first_code, first_code + int(distinct.sum()))

@@ -11,6 +11,7 @@ from orchestrator.losses.targets import sampled_targets, top_k_targets
 from orchestrator.models.encoder import freeze
 from orchestrator.records import BatchPlan, MaskedRows, SignalRequest
 from orchestrator.signals.draws import decode_draws
+from orchestrator.signals.topk import decode_topk
 from orchestrator.teachers import head
 from orchestrator.teachers.forward import compute_signals
 from tests.models.tiny import SPECIAL, VOCAB_SIZE, build
@@ -42,9 +43,10 @@ def test_the_mean_gradient_of_draws_is_the_dense_one(columns: int, monkeypatch: 
     assert ((mean - dense[0]).norm() / dense.norm()).item() < 0.02
 
     for tail in ("renormalise", "ghost"):
+        ids, log_probs = decode_topk(tables["topk_012"])
         kept = top_k_targets(
-            torch.from_numpy(tables["topk_012"]["topk_ids"][:1]).long(),
-            log_probs=torch.from_numpy(tables["topk_012"]["topk_logprobs"][:1]),
+            torch.from_numpy(ids[:1]),
+            log_probs=torch.from_numpy(log_probs[:1]),
             logsumexp=torch.logsumexp(logits, -1),
             logsumexp_t=None,
             temperature=1.0,

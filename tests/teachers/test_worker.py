@@ -23,6 +23,7 @@ from orchestrator.signals.draws import decode_draws
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.schema import TeacherSizes
 from orchestrator.signals.store import Store
+from orchestrator.signals.topk import decode_topk
 from orchestrator.teachers.fingerprint import fingerprint_parts
 from orchestrator.teachers.units import plan_units
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
@@ -84,7 +85,7 @@ def test_a_whole_store(tiny_run: TinyRun, tmp_path: Path) -> None:
         first, end = unit.first_text, unit.first_text + unit.num_texts
         assert set(tables["texts"]["row_id"] >> 16) == set(range(first, end))
         assert set(tables["texts"]["copy"]) == {0, 1}
-        assert (tables["topk_004"]["topk_ids"] < KNOWN).all()
+        assert (decode_topk(tables["topk_004"])[0] < KNOWN).all()
         ids, _ = decode_draws(tables["draws_009"]["distinct"], tables["drawn_009"]["code"], draws=9)
         assert ids.max() < KNOWN
 
@@ -168,7 +169,7 @@ def test_one_worker_hosts_several_teachers(tiny_run: TinyRun, tmp_path: Path) ->
         assert worker.run(unit).unit.teacher == unit.teacher
     one, two = (Store.open(tmp_path / name).shard(0) for name in ("big", "small"))
     assert np.array_equal(one["masked"]["label_id"], two["masked"]["label_id"])
-    assert not np.array_equal(one["topk_004"]["topk_logprobs"], two["topk_004"]["topk_logprobs"])
+    assert not np.array_equal(one["topk_004"]["top"], two["topk_004"]["top"])
 
 
 def test_a_tokenizer_alone_makes_masked_text(tiny_run: TinyRun, tmp_path: Path) -> None:
