@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster import Cluster, Gang, InProcess, Outcome, open_cluster
+from orchestrator.cluster import Cluster, Gang, InProcess, Need, Outcome, open_cluster
 from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
 from orchestrator.cluster.units import Host, Reply, Work
 from orchestrator.errors import ClusterError, DataError, UnitError
@@ -83,9 +83,8 @@ def run(
         cluster.run_units(
             make_worker,
             units,
+            need=Need(cpus),
             workers=workers,
-            cpus=cpus,
-            gpus=0.0,
             deadline_seconds=deadline_seconds,
             max_attempts=max_attempts,
             label=name_of,
@@ -132,9 +131,8 @@ def meet(cluster: Cluster, folder: Path, *numbers: int, size: int) -> list[Outco
         cluster.run_units(
             partial(Meeting, folder),
             [Seated(number) for number in numbers],
+            need=Need(1.0),
             workers=2,
-            cpus=1.0,
-            gpus=0.0,
             deadline_seconds=60.0,
             max_attempts=2,
             label=str,
@@ -257,8 +255,10 @@ class FakeActors:
         return True
 
 
-def work(units: range, *, workers: int = 2, max_attempts: int = 3, fresh_worker: bool = False) -> Work[int, int]:
-    return Work(Doubler, units, workers, 1.0, 0.0, 60.0, max_attempts, name_of, fresh_worker)
+def work(
+    units: range, *, workers: int = 2, max_attempts: int = 3, fresh_worker: bool = False, at_once: int | None = None
+) -> Work[int, int]:
+    return Work(Doubler, units, Need(1.0), workers, at_once or workers, 60.0, max_attempts, name_of, fresh_worker)
 
 
 FATES = st.dictionaries(st.integers(20, 40), st.lists(st.sampled_from(["dies", "hangs"]), max_size=4))
@@ -478,7 +478,7 @@ class TestRay:
             run(cluster, refuse_to_start, range(2))
 
     def test_what_no_machine_has_is_refused_at_once(self, cluster: Cluster) -> None:
-        with pytest.raises(ClusterError, match=r"asks for 9 CPUs and 0 GPUs, and the machines .* have 8 and 0"):
+        with pytest.raises(ClusterError, match=r"asks for 9 CPUs and 0 GPUs, and .* have: 8 CPUs and 0 GPUs"):
             run(cluster, Doubler, range(2), cpus=9.0)
 
     def test_a_second_ray_is_refused_and_leaves_the_first(self, cluster: Cluster, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from functools import partial
 from pathlib import Path
-from orchestrator.cluster import open_cluster
+from orchestrator.cluster import Need, open_cluster
 
 class Sleeper:
     def __init__(self, folder):
@@ -507,7 +507,7 @@ class Sleeper:
 
 folder = Path(sys.argv[1])
 with open_cluster(None, object_store_bytes=80 << 20, log_folder=folder / "logs", num_cpus=2) as cluster:
-    options = dict(workers=2, cpus=1, gpus=0, deadline_seconds=float("inf"), max_attempts=1, label=str)
+    options = dict(need=Need(1.0), workers=2, deadline_seconds=float("inf"), max_attempts=1, label=str)
     for _ in cluster.run_units(partial(Sleeper, folder), range(2), **options):
         pass
 """
