@@ -185,11 +185,21 @@ class TestInProcess:
 
 
 class FakeActors:
-    """Actors that do a call when it is waited for, in random order; `fates` says how each attempt at a unit goes."""
+    """Actors that do a call when it is waited for, in random order; `fates` says how each attempt at a unit goes.
+
+    There is room for `room` of them at a time; the others wait for it.
+    """
 
     def __init__(
-        self, fates: dict[int, list[Fate]], *, start_fates: tuple[Fate, ...] = (), seed: int = 0, depth: int = 2
+        self,
+        fates: dict[int, list[Fate]],
+        *,
+        start_fates: tuple[Fate, ...] = (),
+        seed: int = 0,
+        depth: int = 2,
+        room: int = 1000,
     ) -> None:
+        self.room, self.placed = room, set[int]()
         self.fates, self.start_fates = {unit: list(many) for unit, many in fates.items()}, list(start_fates)
         self.random, self.depth = random.Random(seed), depth
         self.hosts: dict[int, Host[int, int]] = {}
@@ -206,6 +216,11 @@ class FakeActors:
         self.alive.add(actor)
         self.most_alive = max(self.most_alive, len(self.alive))
         return actor
+
+    @property
+    def waiting(self) -> int:
+        """Actors that have found no room."""
+        return len(self.alive - self.placed)
 
     def call(self, actor: int, method: str, argument: object) -> Ref:
         assert actor in self.alive
@@ -233,6 +248,10 @@ class FakeActors:
 
     def _ends(self, ref: Ref) -> bool:
         actor, (method, argument) = ref[0], self.calls[ref]
+        if actor not in self.placed:
+            if len(self.placed & self.alive) >= self.room:
+                return False
+            self.placed.add(actor)
         if ref not in self.begun:
             fates = {"settle": [], "start": self.start_fates}.get(method, self.fates.get(argument, []))
             self.begun[ref] = fates.pop(0) if fates else "done"
@@ -346,6 +365,32 @@ class TestScheduler:
         next(outcomes)
         outcomes.close()
         assert not actors.alive
+
+    @settings(deadline=None)
+    @given(room=st.integers(1, 5), more=st.integers(0, 5), at_once=st.integers(1, 6), seed=st.integers(0, 2**32))
+    def test_actors_come_with_machines_that_join_and_go_when_no_unit_is_left_for_them(
+        self, room: int, more: int, at_once: int, seed: int
+    ) -> None:
+        count, most = 80, 8
+        actors = FakeActors({}, seed=seed, room=room)
+        scheduler = Scheduler(work(range(100, 100 + count), workers=most, at_once=at_once), actors)
+        placed_late = 0
+        for number, _ in enumerate(scheduler.outcomes(), start=1):
+            if number == 30:
+                actors.room += more  # a machine joins in the middle of the work
+            found = len(actors.placed & actors.alive)
+            assert len(actors.alive) <= min(most, max(at_once, 2 * found))
+            assert len(actors.alive) <= count - number + 1
+            if number == 70:
+                placed_late = found
+        assert placed_late == min(most, room + more)
+        assert not actors.alive
+
+    def test_one_actor_waits_for_room_in_a_cluster_that_has_none(self) -> None:
+        actors = FakeActors({}, room=0)
+        with pytest.raises(AssertionError, match="would wait for ever"):
+            list(Scheduler(work(range(20), workers=9, at_once=1), actors).outcomes())
+        assert actors.most_alive == 1
 
     def test_no_unit_waits_in_line_while_a_worker_is_idle(self) -> None:
         actors = FakeActors({}, depth=1)  # as many units as workers: a second call in flight would be an error
