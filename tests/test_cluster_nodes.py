@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import Cluster, Gang, Need, Outcome, open_cluster, room
+from orchestrator.cluster import Cluster, Gang, Need, Outcome, Pool, PoolPlan, open_cluster, room
 from tests.machines import ROOT, environment, machines
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -54,12 +54,29 @@ class Placer:
         return Place(context.get_node_id(), os.getpid(), visible, began, time.time(), bytes(unit.num_bytes))
 
 
-@dataclass(frozen=True)
 class Opener:
-    """Reads a file by a relative path."""
+    """Reads a file by a relative path, and says whose code it is."""
 
-    def run(self, unit: Job) -> str:
-        return Path("note").read_text()
+    def run(self, unit: Job) -> tuple[str, str]:
+        import orchestrator
+
+        return Path("note").read_text(), str(orchestrator.__file__)
+
+
+class Squares:
+    """Answers."""
+
+    def run(self, unit: int) -> int:
+        return unit * unit
+
+
+class Asker:
+    """Asks a pool in its turn."""
+
+    def run(self, unit: tuple[int, Pool[int, int]]) -> list[int | None]:
+        first, pool = unit
+        pending = [pool.submit(number) for number in range(first, first + 4)]
+        return [one.result() for one in pending]
 
 
 def seated(unit: Job, rank: int, _size: int, _address: str) -> Job:
@@ -159,15 +176,35 @@ def relative(cluster: Cluster, folder: Path) -> dict[str, object]:
     outcomes = cluster.run_units(
         Opener, [Job(1)], need=Need(1.0), workers=1, deadline_seconds=60.0, max_attempts=1, label=str
     )
-    return {"note": next(iter(outcomes)).result}
+    (outcome,) = outcomes
+    assert outcome.result is not None
+    note, code = outcome.result
+    return {"note": note, "code": code}
 
 
-def driver(names: str, address: str, folder: Path) -> subprocess.Popen[str]:
+def asking(cluster: Cluster, folder: Path) -> dict[str, object]:
+    """Workers ask a pool whose handle the driver sends them."""
+    plan = PoolPlan(Squares, 1, Need(0.5), 60.0, 1, str)
+    with cluster.pool(plan) as pool:
+        outcomes = cluster.run_units(
+            Asker,
+            [(1, pool), (2, pool)],
+            need=Need(0.5),
+            workers=2,
+            deadline_seconds=60.0,
+            max_attempts=1,
+            label=lambda unit: str(unit[0]),
+        )
+        found = {outcome.unit[0]: outcome.result for outcome in outcomes}
+    return {"asked": [found[1], found[2]]}
+
+
+def driver(names: str, address: str, folder: Path, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Some of the functions above, in a process of their own."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.test_cluster_nodes", names, address, str(folder)],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**(variables or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -211,6 +248,10 @@ def test_the_object_store_holds_two_results_of_each_actor_at_most(found: dict[st
 
 def test_relative_paths_mean_the_same_everywhere(found: dict[str, object]) -> None:
     assert found["note"] == "found"
+
+
+def test_the_code_travels(found: dict[str, object]) -> None:
+    assert "py_modules_files" in str(found["code"])
 
 
 def test_actors_come_with_a_machine_that_joins_in_the_middle(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def transfer(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
+    address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Fine-tune on a task in one language and test in others: tagging, topics, entities.
@@ -132,13 +133,12 @@ def transfer(
 
     Tasks stand under transfer.tasks in the configuration. Run again after a stop: what is measured is not done again.
     """
-    from orchestrator import pipeline
     from orchestrator.display import watching
     from orchestrator.progress import transfer_progress
     from orchestrator.steps import transferring
     from orchestrator.tables import print_transfer
 
-    run = opened(config, overrides, setup, verbose)
+    run = opened(config, overrides, setup, verbose, address)
     request = transferring.TransferRequest(
         source=source,
         tasks=options.listed(task),
@@ -148,11 +148,11 @@ def transfer(
         teacher=teacher,
         num_seeds=seeds,
     )
-    with pipeline.driving(run):
+    with driving(run) as cluster:
         plans = transferring.plan_transfer(run, request)
         state = transferring.begin(run, plans)
         with watching(lambda: transfer_progress(state)):
-            transferring.transfer(run, plans, state=state)
+            transferring.transfer(run, plans, cluster.get, state=state)
     print_transfer(transferring.transfer_lines(run, plans))
 
 

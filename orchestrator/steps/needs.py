@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.cluster import Cluster, Machine, Need, even_cpus, even_gpus, room, without
@@ -44,7 +45,10 @@ def share_out(run: Run, cluster: Cluster, *, answers: bool) -> Room:
     wished = section.teacher_actors
     teachers = (wished.max or max(wished.min, room(machines, teacher) // 2)) if answers else 0
     left = without(machines, teacher, teachers)
-    student = _student_need(run, left)
+    processes = len(run.expanded.groups) * section.student_workers
+    student = _student_need(run, left, processes)
+    if student.gpus and section.student_workers > 1 and section.gpus_per_student is None:
+        student = replace(student, gpus=1.0)  # several on one GPU cannot meet by NCCL
     is_full = teachers > room(machines, teacher) or not room(left, student)
     if answers and is_full and run.address != "in-process":
         cpus, gpus = cluster.cpus - teachers * teacher.cpus, cluster.gpus - teachers * teacher.gpus
@@ -54,6 +58,11 @@ def share_out(run: Run, cluster: Cluster, *, answers: bool) -> Room:
             "the section 'cluster' gives to a teacher or student, or take signals.mode cache"
         )
     return Room(teachers, teacher, student)
+
+
+def even_need(run: Run, cluster: Cluster, count: int) -> Need:
+    """Of each of `count` workers that do what students do, all at once where there is room."""
+    return _student_need(run, cluster.machines, count)
 
 
 def _threads(run: Run) -> int:
@@ -71,14 +80,10 @@ def _teacher_need(run: Run, cpus: float, gpus: float) -> Need:
     return Need(section.cpus_per_teacher or cpus, gpus, section.resources_per_teacher, spread)
 
 
-def _student_need(run: Run, machines: tuple[Machine, ...]) -> Need:
-    """Of one process: an even share of CPUs and GPUs, so that all groups train at once where there is room."""
+def _student_need(run: Run, machines: Sequence[Machine], processes: int) -> Need:
+    """Of one process: an even share of CPUs and GPUs, so that all of them run at once where there is room."""
     section = run.config.cluster
-    processes = len(run.expanded.groups) * section.student_workers
-    gpus = section.gpus_per_student
-    if gpus is None:
-        gpus = even_gpus(machines, processes)
-        gpus = 1.0 if gpus and section.student_workers > 1 else gpus  # several on one GPU cannot meet by NCCL
+    gpus = section.gpus_per_student if section.gpus_per_student is not None else even_gpus(machines, processes)
     cpus = section.cpus_per_student or even_cpus(machines, processes)
     return Need(cpus, gpus, section.resources_per_student, _spread(section.student_placement))
 
