@@ -1,4 +1,4 @@
-"""The examples in configs/cluster against the schemas of those who read them; the commands that docs/cluster.md shows."""
+"""The examples in configs/cluster against the schemas of their readers; the commands that docs/cluster.md shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.resources import configs_folder
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = configs_folder() / "cluster"
 
-#: The fields of ray.io/v1 that the example uses and may use, from the API reference of KubeRay 1.5; True: required here.
+#: Fields of ray.io/v1 that the example may use, from the API reference of KubeRay 1.5.
 JOB = {
     "entrypoint": str,
     "shutdownAfterJobFinishes": bool,
