@@ -72,7 +72,7 @@ def machines(*each: dict[str, object]) -> Iterator[Machines]:
 def environment(**more: str) -> dict[str, str]:
     """For processes of such a cluster and its drivers: no variable of Ray or orch, one thread, this code."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORCH_"))}
-    return own | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+    return {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
 def _host() -> None:

@@ -74,22 +74,26 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         except UnitError as error:
             missing = quarantine.listed([unit for unit in units if stores[unit.teacher].lacking(unit)])
             raise UnitError(f"{error} Shards that are missing: {missing}.") from error
-    _check_shared(stores, units, lost)
+    _check_shared(run, stores, units, lost)
     for store in stores.values():
         if not store.finished and not store.missing():
             store.finish()
     quarantine.settle(run.stores, stores, lost, num_units=len(units))
 
 
-def _check_shared(stores: Mapping[str, Store], units: Sequence[Unit], lost: Sequence[Outcome[Unit, Receipt]]) -> None:
+def _check_shared(
+    run: Run, stores: Mapping[str, Store], units: Sequence[Unit], lost: Sequence[Outcome[Unit, Receipt]]
+) -> None:
     """StoreError when a worker wrote what cannot be found from here."""
-    given_up = {(outcome.unit.teacher, outcome.unit.index) for outcome in lost}
-    for unit in units:
-        if (unit.teacher, unit.index) not in given_up and stores[unit.teacher].lacking(unit):
-            raise StoreError(
-                f"{unit_name(unit)} was written by a worker but is not in {stores[unit.teacher].folder} here; run.root "
-                "and run.stores must be folders that all machines of the cluster share"
-            )
+    done = {(unit.teacher, unit.index) for unit in units}
+    done -= {(outcome.unit.teacher, outcome.unit.index) for outcome in lost}
+    for name, store in stores.items():
+        for unit in _missing(run, store):
+            if (name, unit.index) in done:
+                raise StoreError(
+                    f"{unit_name(unit)} was written by a worker but is not in {store.folder} here; run.root and "
+                    "run.stores must be folders that all machines of the cluster share."
+                )
 
 
 def says_before(run: Run) -> bool:
