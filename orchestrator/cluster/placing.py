@@ -58,7 +58,7 @@ class Places:
         self._group: PlacementGroup | None = None
         self._free: list[int] = []
         self._taken: dict[object, int] = {}
-        if count == 1 or num_machines == 1:
+        if count <= 1 or num_machines == 1:
             return
         group = ask_for_room(need, count)
         if group.wait(_GRANT_SECONDS):

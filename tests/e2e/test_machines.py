@@ -42,9 +42,12 @@ def test_a_job_on_two_machines_makes_what_one_process_makes(made_project: Path, 
     result = orch("run", *SETUP, folder=alone)
     assert (result.status, result.err) == (0, "")
 
-    pair = ("--set", "cluster.student_workers=2", "--set", "cluster.cpus_per_student=2")
+    several = [
+        *("--set", "cluster.teacher_actors=2", "--set", "cluster.teacher_placement=spread"),
+        *("--set", "cluster.student_workers=2", "--set", "cluster.cpus_per_student=2"),
+    ]
     with machines({"num_cpus": 3}, {"num_cpus": 3}) as two:
-        process = start("run", *SETUP, *pair, "--address", two.address, folder=together)
+        process = start("run", *SETUP, *several, "--address", two.address, folder=together)
         try:
             _, err = process.communicate(timeout=700)
         finally:
