@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator import __version__
-from orchestrator.cluster import Cluster, open_cluster
+from orchestrator.cluster import Cluster, check_lasting, open_cluster
 from orchestrator.config.writing import as_yaml
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
@@ -129,8 +129,10 @@ def driving(run: Run) -> Iterator[None]:
     """Hold the run's lock, keep its log, and leave its expanded configuration in its folder.
 
     Raises:
-        ClusterError: another driver works on this run; the text names it.
+        ClusterError: another driver works on this run; the text names it. Or its folder would go with a Ray job.
     """
+    check_lasting(run.config.run.root, key="run.root")
+    check_lasting(run.config.run.stores or run.config.run.root, key="run.stores")
     with lock_run(run.root), logging_to(run.root / "logs" / "orch.log"):
         _log.info("orch %s: %s", __version__, " ".join(sys.argv[1:]))
         write_bytes(run.root / "config.yaml", as_yaml(run.expanded).encode())

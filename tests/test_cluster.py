@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster import Cluster, Gang, InProcess, Outcome, open_cluster
+from orchestrator.cluster import Cluster, Gang, InProcess, Need, Outcome, open_cluster
 from orchestrator.cluster.scheduler import LostWorkerError, Scheduler
 from orchestrator.cluster.units import Host, Reply, Work
 from orchestrator.errors import ClusterError, DataError, UnitError
@@ -83,9 +83,8 @@ def run(
         cluster.run_units(
             make_worker,
             units,
+            need=Need(cpus),
             workers=workers,
-            cpus=cpus,
-            gpus=0.0,
             deadline_seconds=deadline_seconds,
             max_attempts=max_attempts,
             label=name_of,
@@ -132,9 +131,8 @@ def meet(cluster: Cluster, folder: Path, *numbers: int, size: int) -> list[Outco
         cluster.run_units(
             partial(Meeting, folder),
             [Seated(number) for number in numbers],
+            need=Need(1.0),
             workers=2,
-            cpus=1.0,
-            gpus=0.0,
             deadline_seconds=60.0,
             max_attempts=2,
             label=str,
@@ -187,11 +185,21 @@ class TestInProcess:
 
 
 class FakeActors:
-    """Actors that do a call when it is waited for, in random order; `fates` says how each attempt at a unit goes."""
+    """Actors that do a call when it is waited for, in random order; `fates` says how each attempt at a unit goes.
+
+    There is room for `room` of them at a time; the others wait for it.
+    """
 
     def __init__(
-        self, fates: dict[int, list[Fate]], *, start_fates: tuple[Fate, ...] = (), seed: int = 0, depth: int = 2
+        self,
+        fates: dict[int, list[Fate]],
+        *,
+        start_fates: tuple[Fate, ...] = (),
+        seed: int = 0,
+        depth: int = 2,
+        room: int = 1000,
     ) -> None:
+        self.room, self.placed = room, set[int]()
         self.fates, self.start_fates = {unit: list(many) for unit, many in fates.items()}, list(start_fates)
         self.random, self.depth = random.Random(seed), depth
         self.hosts: dict[int, Host[int, int]] = {}
@@ -208,6 +216,11 @@ class FakeActors:
         self.alive.add(actor)
         self.most_alive = max(self.most_alive, len(self.alive))
         return actor
+
+    @property
+    def waiting(self) -> int:
+        """Actors that have found no room."""
+        return len(self.alive - self.placed)
 
     def call(self, actor: int, method: str, argument: object) -> Ref:
         assert actor in self.alive
@@ -235,6 +248,10 @@ class FakeActors:
 
     def _ends(self, ref: Ref) -> bool:
         actor, (method, argument) = ref[0], self.calls[ref]
+        if actor not in self.placed:
+            if len(self.placed & self.alive) >= self.room:
+                return False
+            self.placed.add(actor)
         if ref not in self.begun:
             fates = {"settle": [], "start": self.start_fates}.get(method, self.fates.get(argument, []))
             self.begun[ref] = fates.pop(0) if fates else "done"
@@ -257,8 +274,10 @@ class FakeActors:
         return True
 
 
-def work(units: range, *, workers: int = 2, max_attempts: int = 3, fresh_worker: bool = False) -> Work[int, int]:
-    return Work(Doubler, units, workers, 1.0, 0.0, 60.0, max_attempts, name_of, fresh_worker)
+def work(
+    units: range, *, workers: int = 2, max_attempts: int = 3, fresh_worker: bool = False, at_once: int | None = None
+) -> Work[int, int]:
+    return Work(Doubler, units, Need(1.0), workers, at_once or workers, 60.0, max_attempts, name_of, fresh_worker)
 
 
 FATES = st.dictionaries(st.integers(20, 40), st.lists(st.sampled_from(["dies", "hangs"]), max_size=4))
@@ -346,6 +365,32 @@ class TestScheduler:
         next(outcomes)
         outcomes.close()
         assert not actors.alive
+
+    @settings(deadline=None)
+    @given(room=st.integers(1, 5), more=st.integers(0, 5), at_once=st.integers(1, 6), seed=st.integers(0, 2**32))
+    def test_actors_come_with_machines_that_join_and_go_when_no_unit_is_left_for_them(
+        self, room: int, more: int, at_once: int, seed: int
+    ) -> None:
+        count, most = 80, 8
+        actors = FakeActors({}, seed=seed, room=room)
+        scheduler = Scheduler(work(range(100, 100 + count), workers=most, at_once=at_once), actors)
+        placed_late = 0
+        for number, _ in enumerate(scheduler.outcomes(), start=1):
+            if number == 30:
+                actors.room += more  # a machine joins in the middle of the work
+            found = len(actors.placed & actors.alive)
+            assert len(actors.alive) <= min(most, max(at_once, 2 * found))
+            assert len(actors.alive) <= count - number + 1
+            if number == 70:
+                placed_late = found
+        assert placed_late == min(most, room + more)
+        assert not actors.alive
+
+    def test_one_actor_waits_for_room_in_a_cluster_that_has_none(self) -> None:
+        actors = FakeActors({}, room=0)
+        with pytest.raises(AssertionError, match="would wait for ever"):
+            list(Scheduler(work(range(20), workers=9, at_once=1), actors).outcomes())
+        assert actors.most_alive == 1
 
     def test_no_unit_waits_in_line_while_a_worker_is_idle(self) -> None:
         actors = FakeActors({}, depth=1)  # as many units as workers: a second call in flight would be an error
@@ -478,7 +523,7 @@ class TestRay:
             run(cluster, refuse_to_start, range(2))
 
     def test_what_no_machine_has_is_refused_at_once(self, cluster: Cluster) -> None:
-        with pytest.raises(ClusterError, match=r"asks for 9 CPUs and 0 GPUs, and the machines .* have 8 and 0"):
+        with pytest.raises(ClusterError, match=r"asks for 9 CPUs and 0 GPUs, and .* have: 8 CPUs and 0 GPUs"):
             run(cluster, Doubler, range(2), cpus=9.0)
 
     def test_a_second_ray_is_refused_and_leaves_the_first(self, cluster: Cluster, tmp_path: Path) -> None:
@@ -495,7 +540,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from functools import partial
 from pathlib import Path
-from orchestrator.cluster import open_cluster
+from orchestrator.cluster import Need, open_cluster
 
 class Sleeper:
     def __init__(self, folder):
@@ -507,7 +552,7 @@ class Sleeper:
 
 folder = Path(sys.argv[1])
 with open_cluster(None, object_store_bytes=80 << 20, log_folder=folder / "logs", num_cpus=2) as cluster:
-    options = dict(workers=2, cpus=1, gpus=0, deadline_seconds=float("inf"), max_attempts=1, label=str)
+    options = dict(need=Need(1.0), workers=2, deadline_seconds=float("inf"), max_attempts=1, label=str)
     for _ in cluster.run_units(partial(Sleeper, folder), range(2), **options):
         pass
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.cluster import Cluster, InProcess, Pool, PoolPlan, open_cluster
+from orchestrator.cluster import Cluster, InProcess, Need, Pool, PoolPlan, open_cluster
 from orchestrator.errors import ClusterError, DataError, UnitError
 from orchestrator.records import Int64
 
@@ -61,7 +61,7 @@ def name_of(unit: int) -> str:
     return f"unit {unit}"
 
 
-PLAN = PoolPlan(Squares, size=1, cpus=0.5, gpus=0.0, deadline_seconds=30.0, max_attempts=2, label=name_of)
+PLAN = PoolPlan(Squares, size=1, need=Need(0.5), deadline_seconds=30.0, max_attempts=2, label=name_of)
 
 
 def value(pool: Pool[int, Int64 | None], unit: int) -> int:
@@ -133,9 +133,8 @@ class TestRay:
             outcomes = cluster.run_units(
                 Asker,
                 [(number, pool) for number in (1, 5)],
+                need=Need(0.5),
                 workers=2,
-                cpus=0.5,
-                gpus=0.0,
                 deadline_seconds=60.0,
                 max_attempts=1,
                 label=lambda unit: f"asker {unit[0]}",
@@ -160,7 +159,7 @@ class TestRay:
 
     def test_a_dead_actor_is_started_anew_and_its_units_are_done_again(self, cluster: Cluster, tmp_path: Path) -> None:
         before = cluster.num_lost  # type: ignore[attr-defined]
-        plan = PoolPlan(DiesOnceAt(tmp_path / "note"), 1, 0.5, 0.0, 30.0, 2, name_of)
+        plan = PoolPlan(DiesOnceAt(tmp_path / "note"), 1, Need(0.5), 30.0, 2, name_of)
         with cluster.pool(plan) as pool:
             pending = [pool.submit(unit) for unit in range(6)]
             found = [one.result() for one in pending]
@@ -192,7 +191,7 @@ class TestRay:
             pytest.fail("the pool opened")
 
     def test_a_pool_that_no_machine_has_room_for_is_refused(self, cluster: Cluster) -> None:
-        with pytest.raises(ClusterError, match="a worker asks for 3 CPUs"), cluster.pool(replace(PLAN, cpus=3.0)):
+        with pytest.raises(ClusterError, match="a worker asks for 3 CPUs"), cluster.pool(replace(PLAN, need=Need(3.0))):
             pytest.fail("the pool opened")
 
 

@@ -80,7 +80,10 @@ def evaluate(run: Run) -> None:
 
 
 @run_command(
-    "transfer", example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3", panel=WORK
+    "transfer",
+    example="orch transfer --task pos --source en --mode full-trg --mode sft --seeds 3",
+    panel=WORK,
+    on_cluster=True,
 )
 def transfer(
     run: Run,
@@ -103,7 +106,6 @@ def transfer(
 
     Tasks stand under transfer.tasks in the configuration. Run again after a stop: what is measured is not done again.
     """
-    from orchestrator import pipeline
     from orchestrator.display import watching
     from orchestrator.progress import transfer_progress
     from orchestrator.steps import transferring
@@ -118,11 +120,11 @@ def transfer(
         teacher=teacher,
         num_seeds=seeds,
     )
-    with pipeline.driving(run):
+    with driving(run) as cluster:
         plans = transferring.plan_transfer(run, request)
         state = transferring.begin(run, plans)
         with watching(lambda: transfer_progress(state)):
-            transferring.transfer(run, plans, state=state)
+            transferring.transfer(run, plans, cluster.get, state=state)
     print_transfer(transferring.transfer_lines(run, plans))
 
 

@@ -7,24 +7,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from orchestrator.cluster.machines import Machine, Need
 from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
 from orchestrator.cluster.units import Gang, Host, Judge, Outcome, R, U, Work, Worker
 
 
 class Cluster(ABC):
-    """Runs units on workers; `cpus` and `gpus` are what there is in all."""
+    """Runs units on workers. `is_joined`: others started it, its machines may be unlike this one, and more may come."""
 
-    cpus: float
-    gpus: float
+    is_joined = False
+
+    @property
+    @abstractmethod
+    def machines(self) -> Sequence[Machine]:
+        """What each machine has that is there now; more may join."""
+
+    @property
+    def cpus(self) -> float:
+        """Of all machines."""
+        return sum(machine.cpus for machine in self.machines)
+
+    @property
+    def gpus(self) -> float:
+        """Of all machines."""
+        return sum(machine.gpus for machine in self.machines)
 
     def run_units(
         self,
         make_worker: Callable[[], Worker[U, R]],
         units: Sequence[U],
         *,
+        need: Need,
         workers: int,
-        cpus: float,
-        gpus: float,
+        at_once: int | None = None,
         deadline_seconds: float,
         max_attempts: int,
         label: Callable[[U], str],
@@ -33,12 +48,14 @@ class Cluster(ABC):
     ) -> Iterator[Outcome[U, R]]:
         """Yield one outcome per unit, in the order of completion.
 
-        At most `workers` workers run at a time, each with `cpus` and `gpus`; `make_worker` (picklable) is called where
-        the worker lives. A unit that runs longer than `deadline_seconds` counts as lost with its worker. With
-        `fresh_worker` every unit has a process of its own. `label` names a unit in messages.
+        At most `workers` workers run at a time, each with what it `need`s; `make_worker` (picklable) is called where
+        the worker lives. So many are asked for `at_once` (all); the others while units wait, as many at a time as have
+        found room before, so that workers come with machines that join. Those without a unit are let go. A unit that
+        runs longer than `deadline_seconds` counts as lost with its worker. With `fresh_worker` every unit has a process
+        of its own. `label` names a unit in messages.
 
-        With a `gang`, each of the `workers` is as many processes, each with `cpus` and `gpus`, that do a unit together;
-        the result is that of rank 0, and when one is lost all are. In process a unit is done by one.
+        With a `gang`, each of the `workers` is as many processes, each with its `need`, that do a unit together; the
+        result is that of rank 0, and when one is lost all are. In process a unit is done by one.
 
         A unit that raises is given up without another attempt, its traceback goes to the log, and the others are done.
         Raises an OrchError of a unit as it is, and UnitError when the first three units that end all raise.
@@ -47,7 +64,18 @@ class Cluster(ABC):
         assert workers >= 1
         assert max_attempts >= 1
         return self._outcomes(
-            Work(make_worker, units, workers, cpus, gpus, deadline_seconds, max_attempts, label, fresh_worker, gang)
+            Work(
+                make_worker,
+                units,
+                need,
+                workers,
+                min(workers, at_once or workers),
+                deadline_seconds,
+                max_attempts,
+                label,
+                fresh_worker,
+                gang,
+            )
         )
 
     @abstractmethod
@@ -64,9 +92,10 @@ class Cluster(ABC):
 class InProcess(Cluster):
     """The twin without Ray: one unit after the other in this process; it can lose no worker and knows no deadline."""
 
-    def __init__(self) -> None:
-        self.cpus = float(len(os.sched_getaffinity(0)))
-        self.gpus = 0.0
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """This one, without its GPUs."""
+        return (Machine(float(len(os.sched_getaffinity(0)))),)
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         host: Host[U, R] = Host()

@@ -10,17 +10,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from orchestrator.cluster.base import Cluster, InProcess
 from orchestrator.cluster.homes import HOME_PREFIX, clear_abandoned_homes, end_processes, own_home
+from orchestrator.cluster.jobs import given_by_job, submitted_files
+from orchestrator.cluster.machines import Machine, Need, room
+from orchestrator.cluster.placing import Places
 from orchestrator.cluster.pools import Pool, PoolPlan
 from orchestrator.cluster.ray_actors import RayActors, RayGangs
 from orchestrator.cluster.ray_pool import open_ray_pool
-from orchestrator.cluster.scheduler import Scheduler
-from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
+from orchestrator.cluster.scheduler import Actors, Scheduler
+from orchestrator.cluster.units import Outcome, R, Surroundings, U, Work, set_environment
 from orchestrator.errors import ClusterError
 from orchestrator.stopping import stoppable
 
@@ -38,17 +41,26 @@ ray.shutdown()
 class RayCluster(Cluster):
     """Units on Ray actors; made by `open_cluster`."""
 
-    def __init__(self, *, is_local: bool) -> None:
+    def __init__(self, *, is_joined: bool) -> None:
+        self.is_joined = is_joined
+        self.num_lost = 0
+
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """Those that Ray counts as alive."""
         import ray
 
-        resources = ray.cluster_resources()
-        self.cpus, self.gpus = float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))
-        self.num_lost = 0
-        self._is_local = is_local
+        return tuple(_machine(node["Resources"]) for node in ray.nodes() if node["Alive"])
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        self._check_room(work.cpus, work.gpus, together=work.gang.size if work.gang else 1)
-        actors = RayGangs[U, R](work, work.gang) if work.gang else RayActors[R](work.cpus, work.gpus)
+        self._check_room(work.need, together=work.gang.size if work.gang else 1)
+        if work.gang is not None:
+            yield from self._scheduled(work, RayGangs[U, R](work, work.gang, _surroundings()))
+            return
+        with self._places(work.need, min(work.at_once, len(work.units))) as places:
+            yield from self._scheduled(work, RayActors[R](work.need, places, _surroundings()))
+
+    def _scheduled(self, work: Work[U, R], actors: Actors[R]) -> Iterator[Outcome[U, R]]:
         scheduler = Scheduler(work, actors)
         try:
             yield from scheduler.outcomes()
@@ -58,31 +70,61 @@ class RayCluster(Cluster):
     @contextmanager
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
         """Actors that Ray starts anew when they die."""
-        self._check_room(plan.cpus, plan.gpus)
-        with open_ray_pool(plan) as pool:
+        self._check_room(plan.need)
+        with self._places(plan.need, plan.size) as places, open_ray_pool(plan, places, _surroundings()) as pool:
             try:
                 yield pool
             finally:
                 self.num_lost += pool.num_restarted()
 
-    def _check_room(self, cpus: float, gpus: float, *, together: int = 1) -> None:
-        import ray
+    @contextmanager
+    def _places(self, need: Need, count: int) -> Iterator[Places]:
+        places = Places(need, count, num_machines=len(self.machines))
+        try:
+            yield places
+        finally:
+            places.close()
 
-        if together > 1 and self._is_local and (together * cpus > self.cpus or together * gpus > self.gpus):
+    def _check_room(self, need: Need, *, together: int = 1) -> None:
+        machines = self.machines
+        if not self.is_joined and machines[0].fits(need) < together and together > 1:
             raise ClusterError(
-                f"{together} workers of one group ask for {together * cpus:g} CPUs and {together * gpus:g} GPUs, and "
-                f"this machine has {self.cpus:g} and {self.gpus:g}; lower what the section 'cluster' gives to a "
-                "student, or cluster.student_workers"
+                f"{together} workers of one group ask for {need.times(together)}, and this machine has {machines[0]}; "
+                "lower what the section 'cluster' gives to a student, or cluster.student_workers"
             )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        rooms = {(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes}
-        if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in rooms):
+        if room(machines, need):
             return
-        found = ", ".join(f"{has_cpus:g} and {has_gpus:g}" for has_cpus, has_gpus in sorted(rooms))
-        problem = f"a worker asks for {cpus:g} CPUs and {gpus:g} GPUs, and the machines of the cluster have {found}"
-        if self._is_local:
+        found = "; ".join(sorted({str(machine) for machine in machines}))
+        problem = f"a worker asks for {need}, and the machines of the cluster have: {found}"
+        if not self.is_joined:
             raise ClusterError(f"{problem}; lower what the section 'cluster' gives to a teacher or student")
         logger.warning("%s; waiting until one with more joins", problem)
+
+
+def _machine(resources: Mapping[str, float]) -> Machine:
+    """A machine from what Ray knows of it; the marks that Ray itself puts on machines are left out."""
+    named = {
+        name: amount
+        for name, amount in resources.items()
+        if name not in ("CPU", "GPU", "memory", "object_store_memory") and ":" not in name
+    }
+    return Machine(
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        resources=named,
+        object_store_bytes=int(resources.get("object_store_memory", 0.0)),
+    )
+
+
+def _surroundings() -> Surroundings:
+    """What workers have in common with this process.
+
+    Ray limits OpenMP to the reserved cores, but how many threads is for the worker to say. Relative paths mean the same
+    everywhere, but for a job's own files, of which Ray gives each machine a copy.
+    """
+    here = Path.cwd()
+    folder = None if submitted_files() == here else str(here)
+    return Surroundings({"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}, folder)
 
 
 @contextmanager
@@ -172,7 +214,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
-        return RayCluster(is_local=True)
+        return RayCluster(is_joined=False)
     except Exception as error:
         raise ClusterError(
             f"Ray could not be started on this machine ({_first_line(error)}); try again when it is less "
@@ -200,10 +242,9 @@ def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
     modules = [str(sources / package) for package in _PACKAGES]
     try:
         try:
-            ray.init(
-                address=address, runtime_env={"py_modules": modules}, log_to_driver=False, logging_level=logging.ERROR
-            )
-            cluster = RayCluster(is_local=False)
+            environment = {} if "py_modules" in given_by_job() else {"py_modules": modules}
+            ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+            cluster = RayCluster(is_joined=True)
         except Exception as error:
             raise ClusterError(
                 f"the Ray cluster at '{address}' cannot be joined ({_first_line(error)}); {advice}"

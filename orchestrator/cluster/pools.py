@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
+from orchestrator.cluster.machines import Need
 from orchestrator.cluster.units import Host, R, U, Worker
 
 
@@ -20,8 +21,7 @@ class PoolPlan(Generic[U, R]):
 
     make_worker: Callable[[], Worker[U, R]]
     size: int
-    cpus: float
-    gpus: float
+    need: Need
     deadline_seconds: float
     max_attempts: int
     label: Callable[[U], str]

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal
 
+from orchestrator.cluster.machines import Need
+from orchestrator.cluster.placing import Places, actor_options, ask_for_room, place_in
 from orchestrator.cluster.scheduler import Actor, LostWorkerError, Ref
-from orchestrator.cluster.units import Gang, Host, R, Reply, U, Work, own_threads
+from orchestrator.cluster.units import Gang, Host, R, Reply, Surroundings, U, Work
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -23,19 +25,23 @@ _LAST_WORDS_SECONDS = 5.0
 class RayActors(Generic[R]):
     """Each worker is one actor."""
 
-    def __init__(self, cpus: float, gpus: float) -> None:
+    def __init__(self, need: Need, places: Places, surroundings: Surroundings) -> None:
         import ray
 
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
-        self._class = ray.remote(Host).options(**options)
+        self._class, self._options = ray.remote(Host), actor_options(need)
+        self._places, self._surroundings = places, surroundings
+        self._num_made = 0
 
-    def new(self) -> ActorHandle:
-        return self._class.remote()
+    def new(self) -> _Actor:
+        self._num_made += 1
+        place = self._places.take(self._num_made)
+        return _Actor(self._num_made, self._class.options(**self._options, scheduling_strategy=place).remote())
 
-    def call(self, actor: ActorHandle, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
+    def call(self, actor: Actor, method: Literal["settle", "start", "run"], argument: object) -> ObjectRef:
+        assert isinstance(actor, _Actor)
         if method == "settle":
-            argument = own_threads()
-        return getattr(actor, method).remote(argument)
+            argument = self._surroundings
+        return getattr(actor.handle, method).remote(argument)
 
     def wait(self, refs: list[ObjectRef], timeout_seconds: float | None) -> ObjectRef | None:
         import ray
@@ -46,11 +52,21 @@ class RayActors(Generic[R]):
     def reply(self, ref: ObjectRef) -> Reply[R]:
         return _reply(ref)
 
-    def end(self, actor: ActorHandle) -> None:
+    def end(self, actor: Actor) -> None:
         import ray
 
+        assert isinstance(actor, _Actor)
+        self._places.give_back(actor.number)
         if ray.is_initialized():  # else ray.kill would start a Ray of its own
-            ray.kill(actor)
+            ray.kill(actor.handle)
+
+
+@dataclass(frozen=True, eq=False)
+class _Actor:
+    """An actor, and its number among those that were made."""
+
+    number: int
+    handle: ActorHandle
 
 
 class GangHost(Host[U, R]):
@@ -107,19 +123,15 @@ class _Calls(Generic[R]):
 class RayGangs(Generic[U, R]):
     """Each worker is a gang: as many actors in one placement group, near one another, that come and go together."""
 
-    def __init__(self, work: Work[U, R], gang: Gang[U]) -> None:
+    def __init__(self, work: Work[U, R], gang: Gang[U], surroundings: Surroundings) -> None:
         import ray
 
-        self._gang, self._bundle = gang, {"CPU": work.cpus} | ({"GPU": work.gpus} if work.gpus else {})
-        options = {"num_cpus": work.cpus, "num_gpus": work.gpus, "max_restarts": 0, "max_task_retries": 0}
-        self._class, self._options = ray.remote(GangHost), options
+        self._need, self._gang, self._surroundings = work.need, gang, surroundings
+        self._class, self._options = ray.remote(GangHost), actor_options(work.need)
 
     def new(self) -> _Actors:
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        room = placement_group([self._bundle] * self._gang.size, strategy="PACK")
-        places = [PlacementGroupSchedulingStrategy(room, rank) for rank in range(self._gang.size)]
+        room = ask_for_room(self._need, self._gang.size)
+        places = [place_in(room, rank) for rank in range(self._gang.size)]
         return _Actors(
             room, [self._class.options(**self._options, scheduling_strategy=place).remote() for place in places]
         )
@@ -132,7 +144,7 @@ class RayGangs(Generic[U, R]):
                 [one.run_seated.remote(argument, self._gang, rank, address) for rank, one in enumerate(actor.actors)]
             )
         if method == "settle":
-            argument = own_threads()
+            argument = self._surroundings
         return _Calls([getattr(one, method).remote(argument) for one in actor.actors])
 
     def wait(self, refs: list[Ref], timeout_seconds: float | None) -> Ref | None:

@@ -6,12 +6,13 @@ import faulthandler
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Generic
 
+from orchestrator.cluster.placing import Places, actor_options
 from orchestrator.cluster.pools import Pending, Pool, PoolPlan
-from orchestrator.cluster.units import Host, R, Reply, U, Worker, own_threads
+from orchestrator.cluster.units import Host, R, Reply, Surroundings, U, Worker
 from orchestrator.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class _PoolHost(Generic[U, R]):
     def __init__(
         self,
         make_worker: Callable[[], Worker[U, R]],
-        environment: Mapping[str, str | None],
+        surroundings: Surroundings,
         deadline_seconds: float,
     ) -> None:
         self._host: Host[U, R] = Host()
-        self._host.settle(environment)
         self._deadline_seconds = deadline_seconds
-        self._start = self._host.start(make_worker)
+        settled = self._host.settle(surroundings)
+        self._start = settled if settled.error is not None else self._host.start(make_worker)
 
     def start(self) -> Reply[None]:
         """How making the worker went."""
@@ -127,19 +128,20 @@ class _RayPending(Pending[R], Generic[U, R]):
 
 
 @contextmanager
-def open_ray_pool(plan: PoolPlan[U, R]) -> Iterator[RayPool[U, R]]:
+def open_ray_pool(plan: PoolPlan[U, R], places: Places, surroundings: Surroundings) -> Iterator[RayPool[U, R]]:
     """Actors for the length of the block; those that find no room yet come when there is some."""
     import ray
 
-    options = {
-        "num_cpus": plan.cpus,
-        "num_gpus": plan.gpus,
+    options = actor_options(plan.need) | {
         "max_restarts": -1,
         "max_task_retries": plan.max_attempts - 1,  # so that a unit that kills its worker ends the run
     }
-    make = ray.remote(_PoolHost).options(**options)
-    arguments = (plan.make_worker, own_threads(), plan.deadline_seconds)
-    actors = [make.remote(*arguments) for _ in range(plan.size)]
+    make = ray.remote(_PoolHost)
+    arguments = (plan.make_worker, surroundings, plan.deadline_seconds)
+    actors = [
+        make.options(**options, scheduling_strategy=places.take(number)).remote(*arguments)
+        for number in range(plan.size)
+    ]
     try:
         started, _ = ray.wait([actor.start.remote() for actor in actors], num_returns=1)
         try:

@@ -85,7 +85,12 @@ class _Seat(Generic[U]):
 
     actor: Actor
     calls: deque[_Call[U]] = field(default_factory=deque)
+    has_room: bool = False
     is_ready: bool = False
+
+    @property
+    def has_task(self) -> bool:
+        return any(call.task is not None for call in self.calls)
 
     def add(self, call: _Call[U]) -> None:
         self.calls.append(call)
@@ -127,7 +132,8 @@ class Scheduler(Generic[U, R]):
                 self._leave(self._seats[-1])
 
     def _fill(self, num_open: int) -> None:
-        while len(self._seats) < min(self._work.workers, num_open):
+        self._let_go(len(self._seats) - num_open)
+        while len(self._seats) < min(self._wanted(), num_open):
             seat: _Seat[U] = _Seat(self._actors.new())
             # it may wait long for room, so the deadline holds from its first sign of life on
             seat.add(_Call(self._actors.call(seat.actor, "settle", None), None, math.inf))
@@ -141,6 +147,17 @@ class Scheduler(Generic[U, R]):
         for seat in ready:
             if self._may_queue(seat):
                 self._submit(seat)
+
+    def _wanted(self) -> int:
+        """Those that are asked for at once; then as many may wait for room as have found it."""
+        have_room = sum(seat.has_room for seat in self._seats)
+        return min(self._work.workers, max(self._work.at_once, 2 * have_room))
+
+    def _let_go(self, surplus: int) -> None:
+        """End seats that no unit is left for, first of all those that still wait for room."""
+        idle = sorted((seat for seat in self._seats if not seat.has_task), key=lambda seat: seat.has_room)
+        for seat in idle[: max(0, surplus)]:
+            self._leave(seat)
 
     def _may_queue(self, seat: _Seat[U]) -> bool:
         """A second unit in line hides the way to and fro; near the end it would only wait there."""
@@ -171,6 +188,7 @@ class Scheduler(Generic[U, R]):
         call = seat.finish_first()
         if call.task is None:
             reply.unwrap(self._work.worker_name)
+            seat.has_room = True
             if not seat.calls:
                 seat.is_ready, self._failed_starts = True, 0
             return None

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from orchestrator.errors import OrchError, UnitError
+from orchestrator.cluster.machines import Need
+from orchestrator.errors import ClusterError, OrchError, UnitError
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +66,9 @@ class Work(Generic[U, R]):
 
     make_worker: Callable[[], Worker[U, R]]
     units: Sequence[U]
+    need: Need
     workers: int
-    cpus: float
-    gpus: float
+    at_once: int
     deadline_seconds: float
     max_attempts: int
     label: Callable[[U], str]
@@ -141,16 +143,38 @@ class Judge(Generic[U, R]):
         return Outcome(unit, None, attempts, reply.seconds, reply.complaint(name))
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker has in common with its driver: variables, and the folder that relative paths start from.
+
+    `folder` None: the one that it finds itself in.
+    """
+
+    environment: Mapping[str, str | None]
+    folder: str | None
+
+
 class Host(Generic[U, R]):
     """Lives where the worker lives; makes it, runs its units, and turns what they raise into replies."""
 
     def __init__(self) -> None:
         self._worker: Worker[U, R] | None = None
 
-    def settle(self, environment: Mapping[str, str | None]) -> Reply[None]:
-        """The first call of an actor, which is alive then: leave Ctrl-C to the driver, and set variables."""
+    def settle(self, surroundings: Surroundings) -> Reply[None]:
+        """The first call of an actor, which is alive then: leave Ctrl-C to the driver, and share its surroundings."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        set_environment(environment)
+        set_environment(surroundings.environment)
+        try:
+            if surroundings.folder is not None:
+                os.chdir(surroundings.folder)
+        except OSError as error:
+            return Reply(
+                None,
+                error=ClusterError(
+                    f"Machine {socket.gethostname()} cannot work in {surroundings.folder}, where orch was "
+                    f"called ({error.strerror}); call orch in a folder that all machines share"
+                ),
+            )
         return Reply(None)
 
     def start(self, make_worker: Callable[[], Worker[U, R]]) -> Reply[None]:
@@ -167,11 +191,6 @@ class Host(Generic[U, R]):
         worker = self._worker
         assert worker is not None
         return _attempt(lambda: worker.run(unit))
-
-
-def own_threads() -> dict[str, str | None]:
-    """For `Host.settle`: Ray limits OpenMP to the reserved cores, but how many threads is for the worker to say."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
 
 
 def set_environment(variables: Mapping[str, str | None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -134,23 +134,79 @@ class EvaluationSection(Section):
         return parallel
 
 
+class TeacherActors(Section):
+    """How many actors teachers run on: `min` are asked for at once, even of a cluster that has no room for them yet.
+
+    More come while units wait and they find room, up to `max` (none: as many as find room). One number is both.
+    """
+
+    min: Positive = 1
+    max: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_is_both(cls, data: object) -> object:
+        return {"min": data, "max": data} if isinstance(data, int) else data
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TeacherActors:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+Amount: TypeAlias = Annotated[float, Field(gt=0.0)]
+Placement: TypeAlias = Literal["pack", "spread"]
+
+
 class ClusterSection(Section):
     """Where work runs. `address` None starts Ray on this machine; `in-process` uses no Ray at all.
 
+    What one teacher actor, and each process that trains students, takes of its machine: CPUs, GPUs (0.25: four share
+    one), and what else machines were started with (`ray start --resources`). What is not said is chosen
+    (docs/cluster.md). They are packed onto few machines, or spread over all.
+
     `student_workers` processes train each group of students together, data-parallel: the micro-batches of a step go to
-    them in turn, so more of them than a step has would idle. `cpus_per_student`, `gpus_per_student`: of each process.
+    them in turn, so more of them than a step has would idle.
     """
 
     address: str | None = None
-    teacher_actors: Positive | None = None
-    cpus_per_teacher: float | None = Field(default=None, gt=0.0)
+    teacher_actors: TeacherActors = TeacherActors()
+    cpus_per_teacher: Amount | None = None
     gpus_per_teacher: float | None = Field(default=None, ge=0.0)
-    cpus_per_student: float | None = Field(default=None, gt=0.0)
+    resources_per_teacher: dict[str, Amount] = Field(default_factory=dict)
+    teacher_placement: Placement = "pack"
+    cpus_per_student: Amount | None = None
     gpus_per_student: float | None = Field(default=None, ge=0.0)
+    resources_per_student: dict[str, Amount] = Field(default_factory=dict)
+    student_placement: Placement = "pack"
     student_workers: Positive = 1
     unit_deadline_seconds: float = Field(default=3600.0, gt=0.0)
     max_attempts: Positive = 3
     object_store_megabytes: Positive = 512
+
+    @field_validator("gpus_per_teacher", "gpus_per_student")
+    @classmethod
+    def _a_part_or_whole_ones(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs: give a part of one GPU (0.5), or whole ones")
+        return gpus
+
+    @field_validator("resources_per_teacher", "resources_per_student")
+    @classmethod
+    def _other_than_the_usual(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name in {"CPU", "GPU", "memory", "object_store_memory"} & set(resources):
+            raise ValueError(f"'{name}' is not a resource of one's own; CPUs and GPUs have keys of their own")
+        return resources
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_of_several_workers(self) -> ClusterSection:
+        if self.student_workers > 1 and self.gpus_per_student is not None and 0 < self.gpus_per_student < 1:
+            raise ValueError(
+                f"student_workers {self.student_workers} with gpus_per_student {self.gpus_per_student:g}: workers that "
+                "exchange gradients by NCCL need a GPU each; give 1, or 0 for gloo on CPUs"
+            )
+        return self
 
 
 class RunConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from orchestrator.records import Tables, Unit
 from orchestrator.run import Run
 from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
 from orchestrator.signals.store import Store
+from orchestrator.steps.needs import Room, share_out
 from orchestrator.steps.signals import batch_plan, known_corpus, unit_name
 from orchestrator.students.job import GroupJob
 from orchestrator.students.rows import WINDOW_ROWS, largest_window
@@ -24,23 +25,12 @@ if TYPE_CHECKING:
     from orchestrator.teachers.answering import AnsweringWorker
     from orchestrator.teachers.worker import PrecomputeJob
 
-__all__ = ["WINDOWS_HELD", "WINDOW_ROWS", "Room", "answering", "held_bytes", "make_answering_worker", "share_out"]
+__all__ = ["WINDOWS_HELD", "WINDOW_ROWS", "answering", "held_bytes", "make_answering_worker"]
 
 _log = logging.getLogger(__name__)
 
 #: A student holds the window of a language that it reads and the next one.
 WINDOWS_HELD = 2
-
-
-@dataclass(frozen=True)
-class Room:
-    """What each teacher's actor and each group of students takes of a cluster."""
-
-    teachers: int
-    teacher_cpus: float
-    teacher_gpus: float
-    student_cpus: float
-    student_gpus: float
 
 
 @contextmanager
@@ -62,12 +52,11 @@ def answering(
     if not names:
         yield list(jobs), room
         return
-    _check_memory(run, {name: stores[name] for name in names}, jobs)
+    _check_memory(run, cluster, {name: stores[name] for name in names}, jobs)
     plan = PoolPlan(
         partial(make_answering_worker, _job(run, stores, names)),
         size=room.teachers,
-        cpus=room.teacher_cpus,
-        gpus=room.teacher_gpus,
+        need=room.teacher,
         deadline_seconds=run.config.cluster.unit_deadline_seconds,
         max_attempts=run.config.cluster.max_attempts,
         label=unit_name,
@@ -107,45 +96,19 @@ def _units_lacking(run: Run, store: Store) -> bool:
     return any(unit.language in languages for unit in wide.missing())
 
 
-def share_out(run: Run, cluster: Cluster, *, answers: bool) -> Room:
-    """Teachers that answer get half of the cluster unless the configuration says otherwise, students the rest.
-
-    Raises:
-        ClusterError: nothing is left for a student.
-    """
-    section = run.config.cluster
-    processes = len(run.expanded.groups) * section.student_workers
-    threads = max(run.config.teachers[name].threads for name in run.teachers)
-    cpus = section.cpus_per_teacher or min(float(threads), cluster.cpus / 2)
-    gpus = section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus / 2)
-    most = cluster.gpus / 2 // gpus if gpus else cluster.cpus / 2 // cpus
-    teachers = (section.teacher_actors or max(1, int(most))) if answers else 0
-    cpus_left, gpus_left = cluster.cpus - teachers * cpus, cluster.gpus - teachers * gpus
-    student_cpus = section.cpus_per_student or min(cpus_left, max(1.0, cpus_left // processes))
-    student_gpus = section.gpus_per_student if section.gpus_per_student is not None else min(1.0, gpus_left / processes)
-    room = Room(teachers, cpus, gpus, student_cpus, student_gpus)
-    is_full = cpus_left < student_cpus or cpus_left <= 0 or gpus_left < student_gpus
-    if answers and is_full and run.address != "in-process":
-        raise ClusterError(
-            f"signals.mode {run.config.signals.mode} runs teachers and students side by side, but {teachers} teachers "
-            f"with {cpus:g} CPUs and {gpus:g} GPUs each leave {max(0.0, cpus_left):g} CPUs and "
-            f"{max(0.0, gpus_left):g} GPUs of the cluster; lower what the section 'cluster' gives to a teacher or "
-            "student, or take signals.mode cache"
-        )
-    return room
-
-
-def _check_memory(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob]) -> None:
-    """Refuse what would have to leave the object store for the disk."""
-    if run.config.signals.mode != "live" or run.address is not None:
+def _check_memory(run: Run, cluster: Cluster, stores: Mapping[str, Store], jobs: Sequence[GroupJob]) -> None:
+    """Refuse what would have to leave the object store for the disk: all may come to lie on one machine."""
+    limits = [machine.object_store_bytes for machine in cluster.machines if machine.object_store_bytes is not None]
+    if run.config.signals.mode != "live" or not limits:
         return
-    held, limit = held_bytes(run, stores, jobs), run.config.cluster.object_store_megabytes << 20
+    held, limit = held_bytes(run, stores, jobs), min(limits)
     _log.info("live: at most about %.0f MB of signals are held at a time", held / 1e6)
     if held > limit:
+        remedy = "raise that" if not cluster.is_joined else "start Ray there with a larger --object-store-memory"
         raise ClusterError(
             f"signals.mode live holds up to {held >> 20} MB of signals at a time, more than "
-            f"cluster.object_store_megabytes ({limit >> 20}); raise that, lower signals.shard_megabytes in another "
-            "run.root, or take signals.mode hybrid"
+            f"{'the object store of a machine' if cluster.is_joined else 'cluster.object_store_megabytes'} "
+            f"({limit >> 20}); {remedy}, lower signals.shard_megabytes in another run.root, or take signals.mode hybrid"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, Need, even_cpus
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
 from orchestrator.errors import ClusterError, StoreError
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
@@ -71,7 +71,7 @@ def check_tables(run: Run) -> None:
 def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
     from orchestrator.evaluation.worker import EvaluationUnit
 
-    cpus = max(1.0, min(_MOST_CPUS, cluster.cpus))
+    cpus = max(1.0, min(_MOST_CPUS, even_cpus(cluster.machines, 1)))
     prefixes = {run.root: f"{run.root}:" if len(runs) > 1 else "" for run in runs}
     unit = EvaluationUnit(
         _joined([(prefixes[run.root], _job(run, threads=int(cpus))) for run in runs]), parts_path(runs[0])
@@ -79,9 +79,8 @@ def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
     for outcome in cluster.run_units(
         make_evaluation_worker,
         [unit],
+        need=Need(cpus, gpus=1.0 if cluster.gpus else 0.0),
         workers=1,
-        cpus=cpus,
-        gpus=1.0 if cluster.gpus else 0.0,
         deadline_seconds=float("inf"),
         max_attempts=runs[0].config.cluster.max_attempts,
         label=lambda _: "evaluation",

@@ -13,6 +13,7 @@ from orchestrator.run import PivotText, Run
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.manifest import MANIFEST
 from orchestrator.signals.store import Store, store_folder
+from orchestrator.steps.needs import teacher_need
 from orchestrator.steps.signals import batch_plan, make_teacher_worker, prepare_corpus, teacher_sizes, unit_name
 from orchestrator.storage import Place
 
@@ -57,9 +58,8 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     outcomes = cluster.run_units(
         partial(make_teacher_worker, job),
         units,
+        need=teacher_need(run, cluster),
         workers=1,
-        cpus=section.cpus_per_teacher or 1.0,
-        gpus=section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus),
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
         label=unit_name,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import floor
 from typing import TYPE_CHECKING
 
 from orchestrator import costs
@@ -21,6 +20,7 @@ from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 from orchestrator.steps import quarantine
+from orchestrator.steps.needs import teacher_actors, teacher_need
 from orchestrator.storage import Place, matching
 
 if TYPE_CHECKING:
@@ -74,10 +74,26 @@ def precompute(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         except UnitError as error:
             missing = quarantine.listed([unit for unit in units if stores[unit.teacher].lacking(unit)])
             raise UnitError(f"{error} Shards that are missing: {missing}.") from error
+    _check_shared(run, stores, units, lost)
     for store in stores.values():
         if not store.finished and not store.missing():
             store.finish()
     quarantine.settle(run.stores, stores, lost, num_units=len(units))
+
+
+def _check_shared(
+    run: Run, stores: Mapping[str, Store], units: Sequence[Unit], lost: Sequence[Outcome[Unit, Receipt]]
+) -> None:
+    """StoreError when a worker wrote what cannot be found from here."""
+    done = {(unit.teacher, unit.index) for unit in units}
+    done -= {(outcome.unit.teacher, outcome.unit.index) for outcome in lost}
+    for name, store in stores.items():
+        for unit in _missing(run, store):
+            if (name, unit.index) in done:
+                raise StoreError(
+                    f"{unit_name(unit)} was written by a worker but is not in {store.folder} here; run.root and "
+                    "run.stores must be folders that all machines of the cluster share."
+                )
 
 
 def says_before(run: Run) -> bool:
@@ -126,16 +142,14 @@ def _outcomes(
         corpus=run.config.corpus,
         seed=run.config.run.seed,
     )
-    cpus = section.cpus_per_teacher or float(max(plan.plan.threads for plan in plans.values()))
-    gpus = section.gpus_per_teacher if section.gpus_per_teacher is not None else min(1.0, cluster.gpus)
-    gpus = gpus if says_before(run) else 0.0
-    room = floor(cluster.gpus / gpus) if gpus else floor(cluster.cpus / cpus)
+    need = teacher_need(run, cluster, runs_model=says_before(run))
+    at_once, most = teacher_actors(run, cluster, need)
     return cluster.run_units(
         partial(make_teacher_worker, job),
         units,
-        workers=min(len(units), section.teacher_actors or max(1, room)),
-        cpus=cpus,
-        gpus=gpus,
+        need=need,
+        workers=min(len(units), most or len(units)),
+        at_once=at_once,
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
         label=unit_name,

@@ -70,12 +70,13 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
     _log.info("training: %s", ", ".join(job.group.name for job in jobs))
     lost, workers = [], run.config.cluster.student_workers
     with answering(run, stores, jobs, cluster) as (jobs, room):
+        if cluster.is_joined and run.config.training.threads is None:  # its machines are not like this one
+            jobs = [replace(job, threads=max(1, int(room.student.cpus))) for job in jobs]
         for outcome in cluster.run_units(
             make_student_worker,
             jobs,
+            need=room.student,
             workers=len(jobs),
-            cpus=room.student_cpus,
-            gpus=room.student_gpus,
             deadline_seconds=_NO_DEADLINE,
             max_attempts=run.config.cluster.max_attempts,
             label=lambda job: f"group {job.group.name}",

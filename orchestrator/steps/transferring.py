@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.cluster import Cluster
 from orchestrator.config.base import nearest
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
-from orchestrator.errors import ConfigError, DataError, StoreError
+from orchestrator.config.transfer import TransferSection
+from orchestrator.errors import ClusterError, ConfigError, DataError, StoreError
 from orchestrator.records import TransferRow
 from orchestrator.run import Run
 from orchestrator.steps.exports import student_receipt
+from orchestrator.steps.needs import even_need
 from orchestrator.storage import append_line, write_bytes
 from orchestrator.transfer.job import Cell, Student, TransferModel
 from orchestrator.transfer.modes import DEFAULT_MODES, parse_mode
@@ -25,6 +28,7 @@ from orchestrator.transfer.summary import Line, summarise
 
 if TYPE_CHECKING:
     from orchestrator.transfer.tasks import Task
+    from orchestrator.transfer.worker import TransferWorker
 
 _log = logging.getLogger(__name__)
 
@@ -105,17 +109,76 @@ def begin(run: Run, plans: Sequence[TaskPlan]) -> TransferState:
     )
 
 
-def transfer(run: Run, plans: Sequence[TaskPlan], *, state: TransferState) -> None:
-    """Measure what is missing; figures of a cell are in the file as soon as it is measured."""
+def transfer(run: Run, plans: Sequence[TaskPlan], cluster_of: Callable[[], Cluster], *, state: TransferState) -> None:
+    """Measure what is missing, on the cluster if one is joined, else in this process.
+
+    Figures of a cell are in the file as soon as it is measured, on a cluster as soon as its fine-tuning is done.
+
+    Raises:
+        ClusterError: cells were given up; all the others are measured.
+    """
     from orchestrator.transfer.measuring import measure
 
     write_bytes(plan_path(run), json.dumps(sorted(digest for plan in plans for digest in plan.cells)).encode())
     options = run.config.transfer
     write = partial(_write, rows_path(run))
+    if run.address not in (None, "in-process"):
+        _measure_on(run, plans, cluster_of, state=state, write=write)
+        return
     for plan in plans:
         if plan.missing:
             _log.info("transfer: %d of %d cells of %s", len(plan.missing), len(plan.cells), plan.task.name)
             measure(plan.missing, plan.task, options, state=state, write=write)
+
+
+def _measure_on(
+    run: Run,
+    plans: Sequence[TaskPlan],
+    cluster_of: Callable[[], Cluster],
+    *,
+    state: TransferState,
+    write: Callable[[TransferRow], None],
+) -> None:
+    """Fine-tunings side by side, as many as there is room for."""
+    from orchestrator.transfer.measuring import plan_trainings
+    from orchestrator.transfer.worker import transfer_units
+
+    units = [unit for plan in plans for unit in transfer_units(plan.missing, plan.task)]
+    if not units:
+        return
+    cluster, options = cluster_of(), run.config.transfer
+    need = even_need(run, cluster, len(units))
+    threads = options.threads or max(1, int(need.cpus))
+    state.doing = f"{len(units)} fine-tunings on the cluster"
+    lost = []
+    for outcome in cluster.run_units(
+        partial(make_transfer_worker, options.model_copy(update={"threads": threads})),
+        units,
+        need=need,
+        workers=len(units),
+        deadline_seconds=float("inf"),
+        max_attempts=run.config.cluster.max_attempts,
+        label=lambda unit: f"a fine-tuning on task {unit.task}",
+    ):
+        if outcome.error is not None:
+            lost.append(outcome.error)
+            continue
+        for row in outcome.result or ():
+            write(row)
+        state.cells_done += len(outcome.unit.cells)
+        state.steps_done += options.steps * len(plan_trainings(outcome.unit.cells))
+    if lost:
+        raise ClusterError(
+            f"{len(lost)} of {len(units)} fine-tunings were given up, the first because {lost[0]}. All others are "
+            "measured; mend that and run the same command again."
+        )
+
+
+def make_transfer_worker(options: TransferSection) -> TransferWorker:
+    """A worker in its own process; torch is imported there."""
+    from orchestrator.transfer.worker import TransferWorker
+
+    return TransferWorker(options)
 
 
 def _write(path: Path, row: TransferRow) -> None:

@@ -20,7 +20,7 @@ from math import floor
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator.cluster import Cluster, InProcess
+from orchestrator.cluster import Cluster, InProcess, Need, check_lasting, even_cpus, even_gpus, room
 from orchestrator.errors import OrchError
 from orchestrator.locking import lock_run
 from orchestrator.logs import logging_to
@@ -57,8 +57,12 @@ class Room:
     """How many cells run at once, and what each of them has."""
 
     parallel: int
-    cpus: int
-    gpus: float
+    need: Need
+
+    @property
+    def threads(self) -> int:
+        """Of one cell."""
+        return int(self.need.cpus)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def driving_sweep(sweep: Sweep) -> Iterator[LazyCluster]:
     Raises:
         ClusterError: another driver works on this sweep; the text names it.
     """
+    check_lasting(str(sweep.root), key="root")
     cluster = LazyCluster(sweep.shares[0].joint)
     with lock_run(sweep.root), logging_to(sweep.root / "logs" / "orch.log"):
         try:
@@ -156,16 +161,15 @@ def _train(
             failures.append(Failure(one, str(error)))
     if not waiting:
         return
-    room = share_out(sweep.runs, cluster.get(), parallel)  # whatever is done, so that threads stay the same
-    workers = min(room.parallel, len(waiting))
-    _log.info("training: %d cells, %d at a time with %d CPUs each", len(waiting), workers, room.cpus)
+    share = share_out(sweep.runs, cluster.get(), parallel)  # whatever is done, so that threads stay the same
+    workers = min(share.parallel, len(waiting))
+    _log.info("training: %d cells, %d at a time with %s each", len(waiting), workers, share.need)
     with watch(lambda: training_progress(sweep)):
         for outcome in cluster.get().run_units(
             make_cell_worker,
-            [with_threads(one, room.cpus) for one in waiting],
+            [with_threads(one, share.threads) for one in waiting],
+            need=share.need,
             workers=workers,
-            cpus=room.cpus,
-            gpus=room.gpus,
             deadline_seconds=_NO_DEADLINE,
             max_attempts=waiting[0].run.config.cluster.max_attempts,
             label=lambda one: f"cell {one.name}",
@@ -195,12 +199,15 @@ def _settle(sweep: Sweep, timed: Collection[str], failures: list[Failure]) -> Sw
 def share_out(runs: Sequence[CellRun], cluster: Cluster, parallel: int | None) -> Room:
     """As many cells at once as there are cores, or as `parallel` and the configuration's own wishes allow."""
     section, threads = runs[0].run.config.cluster, max(one.run.config.training.threads or 1 for one in runs)
+    machines = cluster.machines
     wished = max(float(threads), section.cpus_per_student or 1.0)
-    most = min(parallel or len(runs), len(runs), max(1, floor(cluster.cpus / wished)))
+    most = min(parallel or len(runs), len(runs), max(1, room(machines, Need(wished))))
     most = 1 if isinstance(cluster, InProcess) else most
-    cpus = max(1, floor(wished), floor(cluster.cpus / most))
-    gpus = section.gpus_per_student if section.gpus_per_student is not None else min(1.0, cluster.gpus / most)
-    return Room(most, min(cpus, max(1, floor(cluster.cpus))), gpus)
+    largest = max(1, *(floor(machine.cpus) for machine in machines))
+    cpus = min(largest, max(1, floor(wished), floor(even_cpus(machines, most))))
+    gpus = section.gpus_per_student if section.gpus_per_student is not None else even_gpus(machines, most)
+    spread = section.student_placement == "spread"
+    return Room(most, Need(float(cpus), gpus, section.resources_per_student, spread))
 
 
 def with_threads(one: CellRun, threads: int) -> CellRun:

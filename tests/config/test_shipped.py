@@ -10,7 +10,7 @@ from orchestrator.config.loading import load_config
 from orchestrator.config.setups import expand
 from orchestrator.resources import configs_folder
 
-RUNS = sorted(path for path in configs_folder().glob("**/*.yaml") if "recipes" not in path.parts)
+RUNS = sorted(path for path in configs_folder().glob("**/*.yaml") if path.parent.name not in ("recipes", "cluster"))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(configs_folder())))

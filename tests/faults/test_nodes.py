@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster import open_cluster
+from orchestrator.cluster import Need, open_cluster
 from orchestrator.signals import Store
 from tests.faults.work import ShardWriter
 
@@ -49,9 +49,8 @@ with open_cluster(machines.address, object_store_bytes=0, log_folder=folder / "l
     outcomes = cluster.run_units(
         ShardWriter(store, notes, seconds=0.5),
         Store.open(store).missing(),
+        need=Need(1.0),
         workers=4,
-        cpus=1.0,
-        gpus=0.0,
         deadline_seconds=120.0,
         max_attempts=3,
         label=lambda unit: f"shard {unit.index}",

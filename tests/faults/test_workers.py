@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, Need
 from orchestrator.cluster.ray_actors import RayActors
 from orchestrator.errors import UnitError
 from orchestrator.records import Unit
@@ -176,9 +176,8 @@ def test_the_driver_does_not_grow_with_the_corpus(
         outcomes = cluster.run_units(
             Echo,
             plan,
+            need=Need(1.0),
             workers=2,
-            cpus=1.0,
-            gpus=0.0,
             deadline_seconds=120.0,
             max_attempts=1,
             label=str,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cluster import Cluster, Outcome
+from orchestrator.cluster import Cluster, Need, Outcome
 from orchestrator.records import SignalRequest, Unit
 from orchestrator.signals import Store
 from orchestrator.signals.manifest import Receipt
@@ -87,9 +87,8 @@ def run(
         cluster.run_units(
             writer,
             Store.open(writer.store).missing(),
+            need=Need(1.0),
             workers=workers,
-            cpus=1.0,
-            gpus=0.0,
             deadline_seconds=deadline_seconds,
             max_attempts=3,
             label=lambda unit: f"shard {unit.index}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import Cluster, InProcess, Outcome, Pool, PoolPlan
+from orchestrator.cluster import Cluster, InProcess, Machine, Need, Outcome, Pool, PoolPlan
 from orchestrator.cluster.units import R, U, Work
 from orchestrator.config.loading import parse_config
 from orchestrator.config.setups import expand
@@ -21,7 +21,11 @@ class Pretended(Cluster):
     """Cores and GPUs that nothing runs on."""
 
     def __init__(self, cpus: float, gpus: float) -> None:
-        self.cpus, self.gpus = cpus, gpus
+        self._machine = Machine(cpus, gpus)
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        return (self._machine,)
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         raise NotImplementedError
@@ -45,12 +49,12 @@ def cell(**sections: object) -> CellRun:
 @pytest.mark.parametrize(
     ("cpus", "gpus", "parallel", "expected"),
     [
-        (2, 0, None, Room(2, 1, 0.0)),
-        (16, 0, None, Room(6, 2, 0.0)),
-        (16, 0, 2, Room(2, 8, 0.0)),
-        (1, 0, 4, Room(1, 1, 0.0)),
-        (16, 1, 4, Room(4, 4, 0.25)),
-        (16, 8, None, Room(6, 2, 1.0)),
+        (2, 0, None, Room(2, Need(1.0, 0.0))),
+        (16, 0, None, Room(6, Need(2.0, 0.0))),
+        (16, 0, 2, Room(2, Need(8.0, 0.0))),
+        (1, 0, 4, Room(1, Need(1.0, 0.0))),
+        (16, 1, 4, Room(4, Need(4.0, 0.25))),
+        (16, 8, None, Room(6, Need(2.0, 1.0))),
     ],
 )
 def test_the_cluster_is_divided_among_cells(cpus: float, gpus: float, parallel: int | None, expected: Room) -> None:
@@ -59,8 +63,8 @@ def test_the_cluster_is_divided_among_cells(cpus: float, gpus: float, parallel: 
 
 def test_the_configuration_has_the_last_word() -> None:
     greedy = [cell(training={"threads": 4})] * 6
-    assert share_out(greedy, Pretended(8, 0), None) == Room(2, 4, 0.0)
-    assert share_out([cell(cluster={"gpus_per_student": 0.5})] * 6, Pretended(8, 1), 2).gpus == 0.5
+    assert share_out(greedy, Pretended(8, 0), None) == Room(2, Need(4.0, 0.0))
+    assert share_out([cell(cluster={"gpus_per_student": 0.5})] * 6, Pretended(8, 1), 2).need.gpus == 0.5
     assert with_threads(greedy[0], 2).run.config.training.threads == 4
     assert with_threads(cell(), 2).run.config.training.threads == 2
 

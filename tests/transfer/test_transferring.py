@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster import InProcess
 from orchestrator.errors import ConfigError, DataError, StoreError
 from orchestrator.run import Run
 from orchestrator.steps.transferring import (
@@ -30,7 +32,7 @@ def measured(run: Run, **options: object) -> list[TaskPlan]:
     """Plan and measure; the progress must end where it says."""
     plans = plan_transfer(run, TransferRequest(source="xx", **options))  # type: ignore[arg-type]
     state = begin(run, plans)
-    transfer(run, plans, state=state)
+    transfer(run, plans, InProcess, state=state)
     assert (state.cells_done, state.steps_done) == (state.cells_total, state.steps_total)
     return plans
 
@@ -79,6 +81,17 @@ def test_what_is_measured_is_not_done_again(tmp_path: Path) -> None:
     rows_path(run).write_text("".join(lines[:-1]) + lines[-1][:20])
     again = plan_transfer(run, TransferRequest(source="xx", **options, num_seeds=2))  # type: ignore[arg-type]
     assert len(again[0].missing) == (0 if "trained_parameters" in lines[-1] else 1)
+
+
+def test_on_a_cluster_the_figures_are_the_same(tmp_path: Path) -> None:
+    """Units apart by fine-tuning, `distil` together with its teacher; here on a pretended cluster."""
+    run = tiny_run(tmp_path)
+    options = {"tasks": ("words", "sentence"), "modes": ("full-src", "sft", "adapter-joint", "distil")}
+    measured(run, **options)
+    expected = {(row.cell, row.metric): row.value for row in read_rows(rows_path(run))}
+    rows_path(run).unlink()
+    measured(replace(run, address="10.0.0.1:6379"), **options)
+    assert {(row.cell, row.metric): row.value for row in read_rows(rows_path(run))} == expected
 
 
 def test_a_cell_depends_on_its_own_students_alone(tmp_path: Path) -> None:
