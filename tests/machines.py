@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = 80 << 20
@@ -17,8 +19,8 @@ MEMORY = 80 << 20
 class Machines:
     """The handle of such a Ray: machines join and are lost while others use it at `address`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], complaints: IO[bytes]) -> None:
+        self._process, self._complaints = process, complaints
         self.address = self._answer()
 
     def add(self, **what: object) -> str:
@@ -40,33 +42,35 @@ class Machines:
         for line in self._process.stdout:
             if line.startswith("> "):
                 return line.removeprefix("> ").strip()
-        raise AssertionError("the cluster did not start or is gone")
+        self._complaints.seek(0)
+        raise AssertionError(f"the cluster did not start or is gone: {self._complaints.read()[-2000:].decode()}")
 
 
 @contextmanager
 def machines(*each: dict[str, object]) -> Iterator[Machines]:
     """A head that does no work, and a machine for `each`, until the block ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.machines"],
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        found = Machines(process)
-        for what in each:
-            found.add(**what)
-        yield found
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.machines"],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        )
         try:
-            process.wait(60)
+            found = Machines(process, complaints)
+            for what in each:
+                found.add(**what)
+            yield found
         finally:
-            process.kill()
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
 
 
 def environment(**more: str) -> dict[str, str]:
