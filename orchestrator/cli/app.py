@@ -13,6 +13,7 @@ from orchestrator import __version__
 from orchestrator.commands import log_to_terminal
 
 if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
     from orchestrator.pipeline import LazyCluster
     from orchestrator.run import Run
 
@@ -37,8 +38,14 @@ def driving(run: Run) -> Iterator[LazyCluster]:
     """The run, locked, and a cluster for what there is to do."""
     from orchestrator import pipeline
 
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+    with pipeline.driving(run), pipeline.lazy_cluster(run, on_open=_say_links) as cluster:
         yield cluster
+
+
+def _say_links(cluster: Cluster) -> None:
+    from orchestrator.display import say_links
+
+    say_links(cluster.links)
 
 
 def opened(

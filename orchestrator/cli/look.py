@@ -11,20 +11,26 @@ from orchestrator.commands import command
 from orchestrator.options import DEFAULT_CONFIG, ConfigOption, SetOption, SetupOption, VerboseOption
 
 
-@command(app, "status", example="watch -n 5 orch status", panel=LOOK)
+@command(app, "status", example="orch status --watch 5", panel=LOOK)
 def status(
+    watch: Annotated[float | None, typer.Option(help="Show it anew every so many seconds.", min=0.5)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show what is done and what is under way, also from another terminal."""
-    from orchestrator.display import print_status
-    from orchestrator.locking import driver_of
-    from orchestrator.progress import run_progress
+    """Show what is done and what is under way, also from another terminal: rate, time left, retries, errors."""
+    from orchestrator.progress import StatusPoll
+    from orchestrator.status import print_status, status_line, watch_status
 
-    run = opened(config, overrides, setup, verbose)
-    print_status(run_progress(run), driver_of(run.root))
+    poll = StatusPoll(opened(config, overrides, setup, verbose))
+    if as_json:
+        typer.echo(status_line(poll()))
+    elif watch is not None:
+        watch_status(poll, seconds=watch)
+    else:
+        print_status(poll())
 
 
 @command(app, "verify", example="orch verify || echo damaged", panel=LOOK)

@@ -12,16 +12,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from orchestrator import meters
 from orchestrator.cluster.base import Cluster, InProcess
 from orchestrator.cluster.homes import HOME_PREFIX, clear_abandoned_homes, end_processes, own_home
 from orchestrator.cluster.pools import Pool, PoolPlan
 from orchestrator.cluster.ray_actors import RayActors, RayGangs
+from orchestrator.cluster.ray_meters import RayMeters, links, prepare_actor
 from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import Scheduler
 from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
+from orchestrator.cluster.watching import watched
 from orchestrator.errors import ClusterError
+from orchestrator.logs import ACTORS
 from orchestrator.stopping import stoppable
 
 logger = logging.getLogger(__name__)
@@ -38,18 +44,22 @@ ray.shutdown()
 class RayCluster(Cluster):
     """Units on Ray actors; made by `open_cluster`."""
 
-    def __init__(self, *, is_local: bool) -> None:
+    def __init__(self, *, is_local: bool, log_folder: Path, dashboard: str | None = None) -> None:
         import ray
 
         resources = ray.cluster_resources()
         self.cpus, self.gpus = float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))
         self.num_lost = 0
         self._is_local = is_local
+        self._actor_logs = log_folder.absolute() / ACTORS
+        self.links = links(dashboard)
+        meters.collect_with(RayMeters())
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         self._check_room(work.cpus, work.gpus, together=work.gang.size if work.gang else 1)
         actors = RayGangs[U, R](work, work.gang) if work.gang else RayActors[R](work.cpus, work.gpus)
-        scheduler = Scheduler(work, actors)
+        make_worker = watched(work.make_worker, work.label, prepare=partial(prepare_actor, self._actor_logs))
+        scheduler = Scheduler(replace(work, make_worker=make_worker), actors)
         try:
             yield from scheduler.outcomes()
         finally:
@@ -59,7 +69,9 @@ class RayCluster(Cluster):
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
         """Actors that Ray starts anew when they die."""
         self._check_room(plan.cpus, plan.gpus)
-        with open_ray_pool(plan) as pool:
+        prepare = partial(prepare_actor, self._actor_logs, on_restart=plan.on_restart)
+        make_worker = watched(plan.make_worker, plan.label, prepare=prepare)
+        with open_ray_pool(replace(plan, make_worker=make_worker)) as pool:
             try:
                 yield pool
             finally:
@@ -108,9 +120,16 @@ def open_cluster(
 
     if ray.is_initialized():
         raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
-    opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
-    with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
-        yield cluster
+    opened = (
+        _joined_ray(address, join_seconds, log_folder)
+        if address
+        else _local_ray(object_store_bytes, num_cpus, log_folder)
+    )
+    try:
+        with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
+            yield cluster
+    finally:
+        meters.collect_with(None)
 
 
 @contextmanager
@@ -136,7 +155,7 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
                 "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
             }
         ):
-            cluster = _start_ray(home / "ray", object_store_bytes, num_cpus)
+            cluster = _start_ray(home / "ray", object_store_bytes, num_cpus, log_folder)
         yield cluster
         failed = cluster.num_lost > 0
     finally:
@@ -155,7 +174,7 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> RayCluster:
+def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None, log_folder: Path) -> RayCluster:
     import ray
 
     ray._raylet.Config.initialize("")  # it read the environment when it was imported
@@ -172,7 +191,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
-        return RayCluster(is_local=True)
+        return RayCluster(is_local=True, log_folder=log_folder)
     except Exception as error:
         raise ClusterError(
             f"Ray could not be started on this machine ({_first_line(error)}); try again when it is less "
@@ -181,7 +200,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
 
 
 @contextmanager
-def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
+def _joined_ray(address: str, join_seconds: float, log_folder: Path) -> Iterator[Cluster]:
     import ray
 
     advice = (
@@ -200,10 +219,10 @@ def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
     modules = [str(sources / package) for package in _PACKAGES]
     try:
         try:
-            ray.init(
+            context = ray.init(
                 address=address, runtime_env={"py_modules": modules}, log_to_driver=False, logging_level=logging.ERROR
             )
-            cluster = RayCluster(is_local=False)
+            cluster = RayCluster(is_local=False, log_folder=log_folder, dashboard=context.dashboard_url)
         except Exception as error:
             raise ClusterError(
                 f"the Ray cluster at '{address}' cannot be joined ({_first_line(error)}); {advice}"

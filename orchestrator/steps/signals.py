@@ -11,7 +11,7 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import costs
+from orchestrator import costs, events
 from orchestrator.cluster import Cluster, Outcome
 from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_corpus
 from orchestrator.errors import OrchError, StoreError, UnitError
@@ -22,6 +22,7 @@ from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 from orchestrator.steps import quarantine
+from orchestrator.steps.incidents import noted
 
 if TYPE_CHECKING:
     from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
@@ -138,6 +139,7 @@ def _outcomes(
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
         label=unit_name,
+        on_incident=noted(run.root, unit_name, lambda unit: [events.subject("teacher", unit.teacher)]),
     )
 
 
@@ -158,6 +160,7 @@ def _note(run: Run, outcome: Outcome[Unit, Receipt], receipt: Receipt) -> None:
             tokens=receipt.num_tokens,
             masked=receipt.num_masked,
             num_bytes=sum(table.num_bytes for table in receipt.tables.values()),
+            rows=receipt.num_rows,
             seconds=outcome.seconds,
             attempts=outcome.attempts,
         ),
