@@ -26,7 +26,8 @@ def print_scale_plan(plan: ScalePlan) -> None:
     console.print(teachers)
     for one in job.teachers:
         parts = " + ".join(f"{table} {_bytes(size * one.tokens)}" for table, size in one.tables.items())
-        say(f"[dim]{escape(one.name)}, by table: {parts}[/]")
+        how = "" if job.mode == "cache" else ", of which only texts, tokens and masked are stored at once"
+        say(f"[dim]{escape(one.name)}, by table{how}: {parts}[/]")
     console.print()
     students = plain_table(words=("student", "group"), numbers=("tokens", "FLOP/token", "read", "parameters"))
     for group in job.groups:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, floor
 
 from orchestrator.config.plan import PlannedTeacher
 from orchestrator.config.run import RunConfig
@@ -27,7 +27,9 @@ TEACHER_EFFICIENCY, STUDENT_EFFICIENCY = 0.5, 0.25
 #: Bytes of text that the driver reads, checks and writes as the corpus; it is one process.
 CORPUS_BYTES_PER_SECOND = 20e6
 #: Tokens that a teacher's process tokenises, masks, codes and writes, besides what the model takes.
-HOST_TOKENS_PER_SECOND = 190e3
+HOST_TOKENS_PER_SECOND = 180e3
+#: Tokens that a student's process reads, gathers, decodes and maps to its ids, ahead of the steps.
+READER_TOKENS_PER_SECOND = 1.1e6
 #: Units that the driver hands out and takes back, with some hundred actors.
 DRIVER_UNITS_PER_SECOND = 150.0
 #: Memory of the driver for a shard: its place in the manifest, its receipt.
@@ -76,12 +78,13 @@ class TeacherJob:
 
 @dataclass(frozen=True)
 class StudentJob:
-    """`tokens` that it reads in its training, of `read_per_token` bytes."""
+    """`tokens` that it reads in its training, of `read_per_token` bytes, so many of them from the store."""
 
     name: str
     tokens: float
     flops_per_token: float
     read_per_token: float
+    stored_per_token: float
     parameters: int
 
 
@@ -102,9 +105,10 @@ class GroupJob:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is to be done."""
+    """Everything that is to be done; `teachers_per_gpu` actors share one."""
 
     mode: str
+    teachers_per_gpu: int
     text_bytes: float
     teachers: tuple[TeacherJob, ...]
     groups: tuple[GroupJob, ...]
@@ -182,6 +186,7 @@ def describe_job(expanded: ExpandedRun, *, tokens: Mapping[str, float], text_byt
     infos = {name: _info(config, name) for name in _heard(expanded)}
     return Job(
         mode=config.signals.mode,
+        teachers_per_gpu=floor(1 / (config.cluster.gpus_per_teacher or 1.0)) or 1,
         text_bytes=text_bytes,
         teachers=tuple(_teacher(expanded, name, info, tokens, epochs) for name, info in infos.items()),
         groups=tuple(_group(expanded, group, infos, tokens, epochs) for group in expanded.groups),
@@ -210,7 +215,8 @@ def given_tokens(config: RunConfig, *, total: float | None) -> dict[str, float]:
 
 def scale(job: Job, machines: Machines, rates: Rates) -> ScalePlan:
     """How long a job takes on such machines, and what it waits for."""
-    teaching = {one.name: _teacher_seconds(one, rates) for one in job.teachers}
+    actors = job.teachers_per_gpu if machines.gpus else 1
+    teaching = {one.name: _teacher_seconds(one, rates, actors) for one in job.teachers}
     learning = {one.name: _group_seconds(one, rates) for one in job.groups}
     units = sum(ceil(one.num_bytes / job.shard_bytes) for one in job.teachers)
     reading = Demand("driver", job.text_bytes / CORPUS_BYTES_PER_SECOND, "one process", job.text_bytes)
@@ -226,19 +232,20 @@ def scale(job: Job, machines: Machines, rates: Rates) -> ScalePlan:
     return ScalePlan(job, machines, tuple(phases), spent, units)
 
 
-def _teacher_seconds(one: TeacherJob, rates: Rates) -> float:
-    """Of one device: the model's passes, and what its process does beside them."""
+def _teacher_seconds(one: TeacherJob, rates: Rates, actors: int) -> float:
+    """Of one device: the model's passes, and what each of its processes does beside them, one after the other."""
     if one.name in rates.teachers:
         return one.tokens / rates.teachers[one.name]
     model = one.flops_per_token / (rates.flops * TEACHER_EFFICIENCY)
-    return one.tokens * (model + 1 / HOST_TOKENS_PER_SECOND)
+    return one.tokens * max(model, (model + 1 / HOST_TOKENS_PER_SECOND) / actors)
 
 
 def _group_seconds(one: GroupJob, rates: Rates) -> float:
-    """Of one device, without the exchange of gradients."""
+    """Of one device, without the exchange of gradients: its steps, or what its process reads ahead of them."""
     if rates.students is not None:
         return sum(student.tokens for student in one.students) / rates.students
-    return sum(one.tokens * one.flops_per_token for one in one.students) / (rates.flops * STUDENT_EFFICIENCY)
+    steps = sum(one.tokens * one.flops_per_token for one in one.students) / (rates.flops * STUDENT_EFFICIENCY)
+    return max(steps, sum(student.tokens for student in one.students) / READER_TOKENS_PER_SECOND)
 
 
 def _teaching(
@@ -246,7 +253,7 @@ def _teaching(
 ) -> Iterator[Demand]:
     written = sum(one.num_bytes for one in job.teachers)
     yield Demand("teacher devices", sum(teaching.values()) / devices, f"{devices} of {machines.devices}")
-    yield from _moved(written, machines, "written")
+    yield from _moved(written, machines, "written", stored=written, nodes=machines.nodes)
     yield Demand("driver", units / DRIVER_UNITS_PER_SECOND, f"{units:,} shards")
 
 
@@ -267,16 +274,18 @@ def _learning(job: Job, machines: Machines, learning: Mapping[str, float], devic
     busy = min(devices, used)
     part = f", of that {exchanged / slowest:.0%} gradients" if exchanged else ""
     yield Demand("student devices", slowest * waves, f"{busy} of {machines.devices}{part}")
-    read = sum(student.tokens * student.read_per_token for group in job.groups for student in group.students)
-    yield from _moved(read, machines, "read", nodes=min(machines.nodes, ceil(busy / max(1, machines.gpus))))
+    students = [student for group in job.groups for student in group.students]
+    read = sum(student.tokens * student.read_per_token for student in students)
+    stored = sum(student.tokens * student.stored_per_token for student in students)
+    nodes = min(machines.nodes, ceil(busy / max(1, machines.gpus)))
+    yield from _moved(read, machines, "read", stored=stored, nodes=nodes)
 
 
-def _moved(num_bytes: float, machines: Machines, how: str, *, nodes: int | None = None) -> Iterator[Demand]:
-    bits = 8 * num_bytes
-    nodes = nodes or machines.nodes
-    yield Demand("network", bits / (nodes * machines.network_gbit * 1e9), f"{how} by {nodes} nodes", num_bytes)
+def _moved(num_bytes: float, machines: Machines, how: str, *, stored: float, nodes: int) -> Iterator[Demand]:
+    seconds = 8 * num_bytes / (nodes * machines.network_gbit * 1e9)
+    yield Demand("network", seconds, f"{how} by {nodes} nodes", num_bytes)
     if machines.storage_gbit is not None:
-        yield Demand("storage", bits / (machines.storage_gbit * 1e9), how, num_bytes)
+        yield Demand("storage", 8 * stored / (machines.storage_gbit * 1e9), how, stored)
 
 
 def _heard(expanded: ExpandedRun) -> list[str]:
@@ -398,7 +407,9 @@ def _student(
         )
         for name in set(student.teachers.values())
     }
-    moved = sum(count * sum(tables[student.teachers[language]].values()) for language, count in read.items())
+    moved = _bytes_of(student, read, tables)
+    rows = {name: {table: size for table, size in own.items() if table in ROW_TABLES} for name, own in tables.items()}
+    stored = _bytes_of(student, read, rows) if config.signals.mode == "live" else moved
     full = sum(info.vocab_size for name in tables if (info := infos[name]) is not None)
     vocabulary = min(full or template.vocabulary.max_size or 0, template.vocabulary.max_size or full)
     encoder = encoder_parameters(student)
@@ -408,8 +419,14 @@ def _student(
         tokens=total,
         flops_per_token=student_flops(student, vocabulary, masked_share=config.corpus.masking.probability),
         read_per_token=moved / max(1.0, total),
+        stored_per_token=stored / max(1.0, total),
         parameters=encoder + vocabulary * template.hidden_size,
     )
+
+
+def _bytes_of(student: StudentSpec, read: Mapping[str, float], tables: Mapping[str, Mapping[str, float]]) -> float:
+    """Of what a student reads, where tables cost so many bytes per token."""
+    return sum(count * sum(tables[student.teachers[language]].values()) for language, count in read.items())
 
 
 def teacher_flops(info: CheckpointInfo | None, request: SignalRequest, *, masked_share: float) -> float:

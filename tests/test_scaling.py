@@ -73,6 +73,12 @@ class TestFormulas:
         assert demand(plan, "teachers", "driver") == pytest.approx(plan.units / DRIVER_UNITS_PER_SECOND)
         assert demand(plan, "text", "driver") == pytest.approx(1e9 * 5.0 / CORPUS_BYTES_PER_SECOND)
 
+    def test_several_actors_on_a_gpu_hide_what_each_does_beside_the_model(self) -> None:
+        alone, shared = planned(small()), planned(small(cluster={"gpus_per_teacher": 0.25}))
+        assert shared.device_seconds["teachers"] == pytest.approx(alone.device_seconds["teachers"] / 4)
+        most = planned(small(cluster={"gpus_per_teacher": 1e-4})).device_seconds["teachers"]
+        assert most == pytest.approx(1e9 * alone.job.teachers[0].flops_per_token / 50e12)  # the model's own time
+
     def test_the_students_by_hand(self) -> None:
         plan = planned(small(), student_rate=1e6)
         english, german = (student for group in plan.job.groups for student in group.students)
@@ -107,6 +113,7 @@ class TestFormulas:
         assert teacher.tokens == pytest.approx(2e9)
         assert teacher.stored_per_token < 10
         assert [phase.name for phase in live.phases] == ["text", "teachers and students"]
+        assert all(student.stored_per_token < 10 for group in live.job.groups for student in group.students)
         both = live.phases[1]
         assert both.seconds == max(one.seconds for one in both.demands)
 

@@ -26,11 +26,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 
 from orchestrator.records import SignalRequest, Unit
+
+if TYPE_CHECKING:
+    from orchestrator.signals.schema import TeacherSizes
+    from orchestrator.signals.store import Store
 
 Figures = dict[str, float]
 
@@ -167,7 +172,7 @@ class Gathering:
     def run(self, unit: int) -> int:
         if self._waits:
             (self._folder / str(os.getpid())).touch()
-            while len(os.listdir(self._folder)) < self._count:
+            while sum(1 for _ in self._folder.iterdir()) < self._count:
                 time.sleep(1.0)
             self._waits = False
         return unit
@@ -447,11 +452,39 @@ def host(arguments: argparse.Namespace) -> Figures:
             "states of one layer coded as int8, tokens/s": round(1 / coding),
             "top-64 and one layer written, tokens/s": round(1 / writing),
             "all of it, tokens/s": round(1 / (masking + coding + writing)),
+            "a student reads, tokens/s": round(_reading(store)),
         }
     return figures
 
 
-def _store(folder: Path, request: SignalRequest, sizes: object, languages: list[str], units: list[Unit]):  # type: ignore[no-untyped-def]
+def _reading(store: Store) -> float:
+    """Tokens per second that become batches of top-64 and one layer of 768."""
+    from orchestrator.records import SpecialIds
+    from orchestrator.students.batches import BatchReader
+    from orchestrator.students.ids import IdMap
+    from orchestrator.students.rows import window_batches
+    from orchestrator.students.source import StoredSource
+
+    ids = IdMap(
+        np.where(np.arange(VOCABULARY) % 4, -1, np.arange(VOCABULARY) // 4).astype(np.int32),
+        student_special=SpecialIds(pad=1, unk=3, mask=4),
+        student_size=VOCABULARY // 4 + 1,
+        teacher_mask=4,
+    )
+    reader = BatchReader(StoredSource(store), "de", ids=ids, request=store.request)
+    window = reader.open([reader.ask(0)])
+    batches = window_batches(
+        window.rows.num_tokens, tokens_per_batch=4096, seed=1, student="s", language="de", epoch=0, window=0
+    )
+    started = time.process_time()
+    for batch in batches:
+        reader.batch(window, batch)
+    return float(window.rows.num_tokens.sum()) / (time.process_time() - started)
+
+
+def _store(
+    folder: Path, request: SignalRequest, sizes: TeacherSizes | None, languages: list[str], units: list[Unit]
+) -> Store:
     from orchestrator.signals.fingerprint import Fingerprint
     from orchestrator.signals.store import Store
 

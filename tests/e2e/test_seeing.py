@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +170,57 @@ def test_a_run_on_ray_is_seen_from_outside(project: Path) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         process.communicate(timeout=60)
     assert status_of(project)["run"]["error"] == "it was stopped by Ctrl-C or SIGTERM"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_dashboard_of_a_joined_cluster_is_linked(project: Path) -> None:
+    place = Path(tempfile.mkdtemp(prefix="orch-head-"))  # the paths of Ray's sockets have to be short
+    token = place / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    gcs, dashboard = free_port(), free_port()
+    head = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            *(f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={place / 'ray'}"),
+            *("--include-dashboard=true", "--object-store-memory=100000000"),
+        ],
+        cwd=project,  # where its workers resolve relative paths
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        awaited(head, lambda: answers(f"http://127.0.0.1:{dashboard}") or None)
+        process = started(project, "precompute-teacher", "--address", f"127.0.0.1:{gcs}", **variables)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert f"Ray's dashboard: http://127.0.0.1:{dashboard}" in out
+        assert "Ray's metrics: http://" in out
+        joined = next(line for line in lines_of(project, "events.jsonl") if line["kind"] == "joined")
+        assert joined["links"]["dashboard"] == [f"http://127.0.0.1:{dashboard}"]
+        units = {line["unit"] for line in lines_of(project, "actors/*.jsonl") if line["worker"] != "driver"}
+        assert any("shard 0 of teacher 'multilingual'" in str(unit) for unit in units)
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
