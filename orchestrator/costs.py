@@ -16,7 +16,7 @@ _RECENT_UNITS = 24
 
 @dataclass(frozen=True)
 class UnitCost:
-    """One unit of teacher work: `seconds` of its worker, `tokens` of all masked copies, `num_bytes` on disk.
+    """One unit of teacher work: `seconds` of its worker, `tokens` and `rows` of all masked copies, `num_bytes` on disk.
 
     `finished` is in seconds since 1970.
     """
@@ -29,6 +29,7 @@ class UnitCost:
     num_bytes: int
     seconds: float
     attempts: int
+    rows: int = 0
     finished: float = field(default_factory=time.time)
 
 
@@ -61,6 +62,13 @@ def tokens_per_second(units: Sequence[UnitCost]) -> float | None:
     if not recent:
         return None
     return sum(unit.tokens for unit in recent) / max(recent[0].finished - begin, 1e-3)
+
+
+def tokens_per_worker(units: Sequence[UnitCost]) -> float | None:
+    """Of one worker, over the same units; None without any."""
+    recent = units[-_RECENT_UNITS:]
+    seconds = sum(unit.seconds for unit in recent)
+    return sum(unit.tokens for unit in recent) / seconds if seconds else None
 
 
 def _path(root: Place) -> Place:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -159,24 +159,11 @@ def plain_table(*, words: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     return table
 
 
-def print_status(found: Sequence[Progress], driver: str | None, *, stores: str, writer: str | None) -> None:
-    """The table of `orch status`, who is at work on the run, and who writes to the stores that others may share."""
-    table = plain_table(words=("step", "what"), numbers=("done", "left", "tokens/s"))
-    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
-    for progress in found:
-        rate = progress.tokens_per_second
-        table.add_row(
-            progress.step,
-            escape(progress.name),
-            f"{progress.done:,}/{progress.total:,} {progress.unit}",
-            duration(progress.seconds_left) if progress.seconds_left is not None else "",
-            f"{rate:,.0f}" if rate is not None else "",
-            "[green]done[/]" if progress.is_done else escape(progress.detail),
-        )
-    console.print(table)
-    say(f"At work: {escape(driver)}." if driver is not None else "No orch is at work on this run.")
-    if writer not in {None, driver}:
-        say(f"At work on {escape(stores)}: {escape(str(writer))}.")
+def say_links(links: Mapping[str, tuple[str, ...]]) -> None:
+    """Where else there is something to see of a cluster."""
+    for name, places in links.items():
+        more = f" and {len(places) - 1} more, logs/events.jsonl" if len(places) > 1 else ""
+        say(f"[dim]Ray's {name}: {escape(places[0])}{more}[/]")
 
 
 @contextmanager

@@ -82,14 +82,20 @@ def _open(path: Path) -> TextIO:
         ) from None
 
 
-def driver_of(root: Place) -> str | None:
-    """Who works there, by what a lock file or a lease says; nothing is locked or written. None when nobody does."""
-    if isinstance(root, RemotePath):
-        return leases.holder_of(root / _LOCK)
+def driver_of(root: Path) -> Driver | None:
+    """Who works on a run, by what its lock file says; nothing is locked or written. None when nobody does."""
     named = _named(root)
     if named is None or (named.host == socket.gethostname() and not _is_alive(named.pid)):
         return None
-    return str(named)
+    return named
+
+
+def writer_of(stores: Place) -> str | None:
+    """Who writes there, by what a lock file or a lease says; None when nobody does."""
+    if isinstance(stores, RemotePath):
+        return leases.holder_of(stores / _LOCK)
+    driver = driver_of(stores)
+    return None if driver is None else str(driver)
 
 
 def _named(root: Path) -> Driver | None:

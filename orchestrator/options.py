@@ -32,6 +32,28 @@ AddressOption = Annotated[
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
 
+NodesOption = Annotated[int | None, typer.Option(help="Plan for so many machines.", min=1)]
+GpusOption = Annotated[int, typer.Option(help="GPUs of each of them; 0: its cores compute.", min=0)]
+TokensOption = Annotated[
+    float | None, typer.Option(help="Tokens of text in all, as 1e9; default: what the configuration says, or has read.")
+]
+EpochsOption = Annotated[
+    float | None, typer.Option(help="How often students read their text; default: as training.steps says.")
+]
+TeacherRateOption = Annotated[
+    float | None, typer.Option("--teacher-tokens-per-second", help="Of a teacher on one GPU, or machine without.")
+]
+StudentRateOption = Annotated[
+    float | None, typer.Option("--student-tokens-per-second", help="Of a group of students in training, likewise.")
+]
+TeraflopsOption = Annotated[
+    float | None, typer.Option("--device-tflops", help="TFLOP/s of a big matrix product there, where no rate is known.")
+]
+NetworkOption = Annotated[float, typer.Option("--network-gbit", help="Gbit/s into and out of each machine.")]
+StorageOption = Annotated[
+    float | None, typer.Option("--storage-gbit", help="Gbit/s of the shared disk, for all together; default: no limit.")
+]
+
 SourceOption = Annotated[str, typer.Option("--source", help="The language of the labelled text that is learnt from.")]
 TaskOption = Annotated[
     list[str] | None, typer.Option("--task", help="A name under transfer.tasks; default: every one.")

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator import __version__
+from orchestrator import __version__, events
 from orchestrator.cluster import Cluster, check_lasting, open_cluster
 from orchestrator.config.writing import as_yaml
 from orchestrator.locking import lock_run
@@ -88,11 +88,15 @@ def _read(run: Run, stage: Stage) -> None:
             prepare_corpus(run)
 
 
+def _unannounced(_cluster: Cluster) -> None:
+    pass
+
+
 class LazyCluster:
     """A cluster that starts when the first work needs it, so that a run with nothing to do starts none."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, *, on_open: Callable[[Cluster], None] = _unannounced) -> None:
+        self._run, self._on_open = run, on_open
         self._stack = ExitStack()
         self._cluster: Cluster | None = None
 
@@ -107,6 +111,10 @@ class LazyCluster:
                     log_folder=self._run.root / "logs",
                 )
             )
+            links = self._cluster.links
+            events.record(self._run.root, events.Event("joined", links=links))
+            _log.info("cluster: %s", "; ".join(f"{name} {' '.join(places)}" for name, places in links.items()))
+            self._on_open(self._cluster)
         return self._cluster
 
     def close(self) -> None:
@@ -115,9 +123,9 @@ class LazyCluster:
 
 
 @contextmanager
-def lazy_cluster(run: Run) -> Iterator[LazyCluster]:
-    """A cluster for the length of the block."""
-    cluster = LazyCluster(run)
+def lazy_cluster(run: Run, *, on_open: Callable[[Cluster], None] = _unannounced) -> Iterator[LazyCluster]:
+    """A cluster for the length of the block; `on_open` is told when it starts."""
+    cluster = LazyCluster(run, on_open=on_open)
     try:
         yield cluster
     finally:
@@ -136,7 +144,23 @@ def driving(run: Run) -> Iterator[None]:
     with lock_run(run.root), logging_to(run.root / "logs" / "orch.log"):
         _log.info("orch %s: %s", __version__, " ".join(sys.argv[1:]))
         write_bytes(run.root / "config.yaml", as_yaml(run.expanded).encode())
+        with _chronicled(run.root):
+            yield
+
+
+@contextmanager
+def _chronicled(root: Path) -> Iterator[None]:
+    """Note when this driver starts, when it ends, and what ended it."""
+    events.record(root, events.Event("started", unit=" ".join(["orch", *sys.argv[1:]])))
+    try:
         yield
+    except KeyboardInterrupt:
+        events.record(root, events.Event("ended", error="it was stopped by Ctrl-C or SIGTERM"))
+        raise
+    except BaseException as error:
+        events.record(root, events.Event("ended", error=str(error) or type(error).__name__))
+        raise
+    events.record(root, events.Event("ended"))
 
 
 __all__ = [

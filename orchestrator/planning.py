@@ -16,22 +16,33 @@ from statistics import fmean
 from typing import Literal
 
 from orchestrator import costs
-from orchestrator.config.setups import StudentSpec
+from orchestrator.config.setups import ExpandedRun, StudentSpec
 from orchestrator.corpus.parallel import read_parallel
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.corpus.store import Corpus
-from orchestrator.errors import OrchError
+from orchestrator.errors import ConfigError, OrchError
 from orchestrator.progress import last_rows
 from orchestrator.records import SignalRequest
-from orchestrator.run import PivotText, Run
+from orchestrator.run import PivotText, Run, make_run
+from orchestrator.scaling import (
+    STUDENT_EFFICIENCY,
+    TEACHER_EFFICIENCY,
+    Machines,
+    Rates,
+    ScalePlan,
+    describe_job,
+    encoder_parameters,
+    given_tokens,
+    scale,
+    student_flops,
+    teacher_flops,
+)
 from orchestrator.signals.schema import ROW_TABLES, SENTENCE_VECTORS, bytes_per_token
 from orchestrator.steps.asking import WINDOW_ROWS, WINDOWS_HELD
 from orchestrator.steps.exports import student_receipt
 from orchestrator.steps.signals import StorePlan, known_corpus, known_stores, plan_stores, teacher_sizes
 from orchestrator.storage import free_bytes
 
-#: Shares of a big matrix product's speed that a teacher's forward pass and a student's step reach on the whole.
-_TEACHER_EFFICIENCY, STUDENT_EFFICIENCY = 0.5, 0.25
 _GEMM = 1024
 _GEMM_SECONDS = 0.3
 
@@ -157,6 +168,98 @@ def make_plan(run: Run) -> RunPlan:
     )
 
 
+@dataclass(frozen=True)
+class ScaleOptions:
+    """What `orch plan --nodes` was given; None where it is to be found out.
+
+    `tokens`: of all languages, one masked copy. Rates are tokens per second of one device; `teraflops` is what a big
+    matrix product reaches there.
+    """
+
+    machines: Machines
+    tokens: float | None = None
+    epochs: float | None = None
+    teacher_rate: float | None = None
+    student_rate: float | None = None
+    teraflops: float | None = None
+
+
+def make_scale_plan(expanded: ExpandedRun, options: ScaleOptions) -> ScalePlan:
+    """What a configuration takes on many machines; neither its text nor its teachers have to be there.
+
+    Raises:
+        ConfigError: something is neither given nor known here; the text says which option tells it.
+    """
+    config = expanded.config
+    if options.tokens is not None or config.plan.text_gigabytes:
+        tokens = given_tokens(config, total=options.tokens)
+    else:
+        tokens = _known_tokens(make_run(config, setup=expanded.setup))
+    text_bytes = sum(tokens.values()) * config.plan.bytes_per_token
+    job = describe_job(expanded, tokens=tokens, text_bytes=text_bytes, epochs=options.epochs)
+    return scale(job, options.machines, _rates(Run(expanded, None), options))
+
+
+def _known_tokens(run: Run) -> dict[str, float]:
+    """Of each language of the corpus that is read, in the tokens of the teacher that says most of them."""
+    tokens: dict[str, float] = {}
+    for store in plan_stores(run, known_corpus(run)).values():
+        for language, count in _language_tokens(run, store).items():
+            tokens[language] = max(count, tokens.get(language, 0.0))
+    return tokens
+
+
+def _rates(run: Run, options: ScaleOptions) -> Rates:
+    """Those that were given; else those that this run measured of itself, where such a device did; else FLOP/s."""
+    is_alike = has_gpu() == (options.machines.gpus > 0)
+    teachers: dict[str, float] = {}
+    if options.teacher_rate is not None:
+        teachers = dict.fromkeys(run.teachers, options.teacher_rate)
+    elif is_alike:
+        spent = costs.read(run.stores)
+        for name in run.teachers:
+            units = [cost for cost in spent if cost.teacher == name]
+            measured = costs.tokens_per_worker(units) if has_gpu() else costs.tokens_per_second(units)
+            teachers |= {name: measured} if measured is not None else {}
+    students = options.student_rate
+    if students is None and is_alike:
+        students = _group_speed(run)
+    if options.teraflops is not None:
+        return Rates(options.teraflops * 1e12, teachers, students)
+    if len(teachers) == len(run.teachers) and students is not None:
+        return Rates(0.0, teachers, students)
+    if not is_alike:
+        raise ConfigError(
+            "This machine has no GPU to measure; give --device-tflops (what a big matrix product reaches on one), or "
+            "--teacher-tokens-per-second and --student-tokens-per-second."
+            if options.machines.gpus
+            else "This machine has a GPU, and the nodes of the plan have none; give --gpus, or --device-tflops."
+        )
+    return Rates(gemm_flops(), teachers, students)
+
+
+def _group_speed(run: Run) -> float | None:
+    """Tokens per second of all students of a group together, mean over the groups that were trained."""
+    speeds = []
+    for group in run.expanded.groups:
+        rows = [last_rows(run.students_folder / student.name / "metrics.jsonl") for student in group.students]
+        own = [found[-1].get("tokens_per_second") for found in rows if found]
+        speeds += [sum(speed for speed in own if isinstance(speed, float))] if own else []
+    return sum(speeds) / len(speeds) if speeds else None
+
+
+def has_gpu() -> bool:
+    """Whether this machine has one that torch can use."""
+    from orchestrator.models.devices import pick_device
+
+    return pick_device("auto") == "cuda"
+
+
+def num_side_by_side(run: Run) -> int:
+    """How many groups of a run are trained at a time."""
+    return min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
+
+
 def plan_students(run: Run, *, flops: float) -> tuple[StudentPlan, ...]:
     """The training of each student; `flops`: FLOP/s that the steps of a group reach, where it did not log its speed."""
     return tuple(
@@ -232,7 +335,7 @@ def _teacher(
         missing_bytes=total / max(1, len(units)) * sum(per_token[table] for tables in lacking for table in tables),
         time=Time(waiting / measured, True)
         if measured is not None
-        else Time(waiting * _teacher_flops(run, store) / (flops * _TEACHER_EFFICIENCY), False),
+        else Time(waiting * _teacher_flops(run, store) / (flops * TEACHER_EFFICIENCY), False),
     )
 
 
@@ -265,13 +368,8 @@ def _held_bytes(run: Run, store: StorePlan, tokens: dict[str, int], per_token: d
 
 
 def _teacher_flops(run: Run, store: StorePlan) -> float:
-    """Of one token: every layer, and the head where it is masked or asked for at every token."""
-    info = run.checkpoints[store.teacher]
-    if info is None or not store.request.needs_model:
-        return 0.0
-    head = info.vocab_size * info.width
-    everywhere = 1.0 if store.request.at_all_tokens else run.config.corpus.masking.probability
-    return 2.0 * (info.num_parameters - head) + 2.0 * (everywhere if store.request.needs_head else 0.0) * head
+    info, share = run.checkpoints[store.teacher], run.config.corpus.masking.probability
+    return teacher_flops(info, store.request, masked_share=share)
 
 
 def _rows(run: Run, store: StorePlan) -> int:
@@ -295,7 +393,7 @@ def _student(run: Run, group: str, student: StudentSpec, flops: float) -> Studen
         name=student.name,
         role=student.role,
         group=group,
-        encoder_parameters=_encoder_parameters(student),
+        encoder_parameters=encoder_parameters(student),
         steps=run.config.training.steps,
         tokens=total,
         time=Time(left / measured, True)
@@ -310,17 +408,10 @@ def reached_flops(run: Run) -> list[float]:
     return [found[1] * _student_flops(run, student) for student, found in logged if found is not None]
 
 
-def _encoder_parameters(student: StudentSpec) -> int:
-    template = student.template
-    matrices = 3 if template.architecture == "modernbert" else 2  # of the feed-forward layer
-    width = template.hidden_size
-    return template.layers * width * (4 * width + matrices * template.feed_forward_size)
-
-
 def _student_flops(run: Run, student: StudentSpec) -> float:
-    """Of one token, forward and backward: every layer, and the head where it is masked."""
-    head = run.config.corpus.masking.probability * student.template.hidden_size * _vocabulary_size(run, student)
-    return 6.0 * (_encoder_parameters(student) + head)
+    """Of one token, forward and backward."""
+    share = run.config.corpus.masking.probability
+    return student_flops(student, _vocabulary_size(run, student), masked_share=share)
 
 
 def _speed(run: Run, student: StudentSpec) -> tuple[int, float | None]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator import costs
+from orchestrator import costs, events
 from orchestrator.errors import OrchError
+from orchestrator.events import History, Trouble
+from orchestrator.locking import Driver, driver_of, writer_of
+from orchestrator.records import Unit
 from orchestrator.run import Run
 from orchestrator.storage import Place, matching
 from orchestrator.transfer.state import TransferState
@@ -20,6 +23,7 @@ from orchestrator.transfer.state import TransferState
 #: The detail of work that nothing is there of.
 NOT_STARTED = "not started"
 
+_NO_TROUBLE = Trouble()
 _TAIL_BYTES = 8192
 #: Work whose last sign of life is older than this, or than three times what lies between two, is not under way.
 _STALE_SECONDS = 120.0
@@ -27,7 +31,7 @@ _STALE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the display: `done` of `total` units of one piece of work."""
+    """One line of the display: `done` of `total` units of one piece of work, and what befell it so far."""
 
     step: str
     name: str
@@ -37,6 +41,10 @@ class Progress:
     tokens_per_second: float | None = None
     detail: str = ""
     seconds_left: float | None = None
+    rows: int | None = None  # done; masked copies of texts, before packing joins them
+    rows_total: int | None = None
+    tokens: int | None = None  # done, as far as somebody counted
+    trouble: Trouble = _NO_TROUBLE
 
     @property
     def is_done(self) -> bool:
@@ -44,18 +52,51 @@ class Progress:
         return self.done >= self.total
 
 
-def run_progress(run: Run) -> list[Progress]:
-    """Every piece of work of a setup, in the order of the pipeline."""
-    return [
-        corpus_progress(run),
-        *PrecomputePoll(run)(),
-        *stored_progress(run),
-        *vocabulary_progress(run),
-        *training_progress(run),
-        evaluation_progress(run),
-        *measured_transfer(run),
-        _report(run),
-    ]
+@dataclass(frozen=True)
+class Status:
+    """Everything that `orch status` shows."""
+
+    work: tuple[Progress, ...]
+    history: History
+    driver: Driver | None
+    stores: str  # where what the teachers said lies, which other runs may share
+    writer: str | None  # who writes there
+
+
+class StatusPoll:
+    """The state of a run; finds its stores once, so it may be asked often."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._teachers = PrecomputePoll(run)
+
+    def __call__(self) -> Status:
+        """The state now: every piece of work of the setup, in the order of the pipeline."""
+        run, history = self._run, events.history(events.read(self._run.root))
+        work = [
+            corpus_progress(run),
+            *self._teachers(),
+            *stored_progress(run),
+            *vocabulary_progress(run),
+            *training_progress(run),
+            evaluation_progress(run),
+            *measured_transfer(run),
+            _report(run),
+        ]
+        troubled = tuple(replace(one, trouble=history.troubles.get(_subject(one), _NO_TROUBLE)) for one in work)
+        return Status(troubled, history, driver_of(run.root), str(run.stores), writer_of(run.stores))
+
+
+def _subject(one: Progress) -> str:
+    """How events call whom it is about."""
+    match one.step:
+        case "train":
+            return events.subject("student", one.name)
+        case "evaluate":
+            return events.subject("evaluation", one.name)
+        case "precompute" | "mask":
+            return events.subject("teacher", one.name)
+    return ""
 
 
 def corpus_progress(run: Run) -> Progress:
@@ -87,7 +128,7 @@ class PrecomputePoll:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._step = "precompute" if run.config.signals.mode == "cache" else "mask"
-        self._units: dict[str, tuple[Place, frozenset[str]]] = {}  # teacher -> receipts' folder, their names
+        self._units: dict[str, tuple[Place, dict[str, Unit]]] = {}  # teacher -> receipts' folder, units by their names
 
     def __call__(self) -> list[Progress]:
         """The state now."""
@@ -102,21 +143,32 @@ class PrecomputePoll:
         with suppress(OrchError):
             for name, store in known_stores(self._run).items():
                 languages = self._run.teacher_languages(name)
-                paths = [store.receipt_path(unit.index) for unit in store.units if unit.language in languages]
+                paths = {store.receipt_path(unit.index): unit for unit in store.units if unit.language in languages}
                 if paths:
-                    self._units[name] = (paths[0].parent, frozenset(path.name for path in paths))
+                    self._units[name] = (next(iter(paths)).parent, {path.name: unit for path, unit in paths.items()})
 
     def _teacher(self, name: str, spent: list[costs.UnitCost]) -> Progress:
         if name not in self._units:
             return Progress(self._step, name, 0, 1, "shards", detail=NOT_STARTED)
-        folder, names = self._units[name]
+        folder, units = self._units[name]
         there = {path.name for path in matching(folder, "*")}
-        done, total = len(names & there), len(names)
+        done = [unit for receipt, unit in units.items() if receipt in there]
+        indices, copies = {unit.index for unit in done}, self._run.config.corpus.masking.copies
+        line = Progress(
+            self._step,
+            name,
+            len(done),
+            len(units),
+            "shards",
+            rows=copies * sum(unit.num_texts for unit in done),
+            rows_total=copies * sum(unit.num_texts for unit in units.values()),
+            tokens=sum(cost.tokens for cost in spent if cost.shard in indices) if spent else None,
+        )
         rate = costs.tokens_per_second(spent)
-        if rate is None or done == total or _is_stale(spent[-1].finished, spent[-1].seconds):
-            return Progress(self._step, name, done, total, "shards")
+        if rate is None or line.is_done or _is_stale(spent[-1].finished, spent[-1].seconds):
+            return line
         per_shard = sum(cost.tokens for cost in spent) / len(spent)
-        return Progress(self._step, name, done, total, "shards", rate, "", (total - done) * per_shard / rate)
+        return replace(line, tokens_per_second=rate, seconds_left=(line.total - line.done) * per_shard / rate)
 
 
 def stored_progress(run: Run) -> list[Progress]:
@@ -168,10 +220,10 @@ def training_progress(run: Run) -> list[Progress]:
 
 def _student(run: Run, name: str, *, shows_phase: bool, is_exported: bool) -> Progress:
     total = run.config.training.steps
-    if is_exported:
-        return Progress("train", name, total, total, "steps")
     path = run.students_folder / name / "metrics.jsonl"
     rows = last_rows(path)
+    if is_exported:
+        return Progress("train", name, total, total, "steps", tokens=int(_number(rows[-1], "tokens")) if rows else None)
     if not rows:
         return Progress("train", name, 0, total, "steps", detail=NOT_STARTED)
     step, tokens, rate = (_number(rows[-1], key) for key in ("step", "tokens", "tokens_per_second"))
@@ -182,8 +234,9 @@ def _student(run: Run, name: str, *, shows_phase: bool, is_exported: bool) -> Pr
     done = min(int(step), total - 1)  # what is not exported is not done
     before = _number(rows[-2], "tokens") if len(rows) > 1 else 0.0
     if not rate or not step or _is_stale(path.stat().st_mtime, (tokens - before) / rate):
-        return Progress("train", name, done, total, "steps", None, f"stopped; {detail}")
-    return Progress("train", name, done, total, "steps", rate, detail, (total - step) * tokens / step / rate)
+        return Progress("train", name, done, total, "steps", None, f"stopped; {detail}", tokens=int(tokens))
+    left = (total - step) * tokens / step / rate
+    return Progress("train", name, done, total, "steps", rate, detail, left, tokens=int(tokens))
 
 
 def transfer_progress(state: TransferState) -> list[Progress]:

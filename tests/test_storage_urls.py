@@ -17,7 +17,7 @@ from orchestrator import storage
 from orchestrator.config.loading import parse_section
 from orchestrator.config.run import RunSection
 from orchestrator.errors import ClusterError, ConfigError, StorageError, StoreError
-from orchestrator.locking import driver_of, lock_run
+from orchestrator.locking import lock_run, writer_of
 from orchestrator.records import SignalRequest
 from orchestrator.signals import Store, store_folder
 from orchestrator.signals.manifest import read_receipt
@@ -370,14 +370,14 @@ class TestLease:
         self, root: RemotePath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert remote.create(root / ".lock" / "000007", leases._record("the dead", "x", is_held=True))
-        assert driver_of(root) == "the dead"
+        assert writer_of(root) == "the dead"
         monkeypatch.setattr(leases, "LEASE_SECONDS", 6.0)
         with lock_run(root):
             monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
             assert [key for key in objects() if "/.lock/0" in key] == ["some/prefix/.lock/000008"]
-            assert f"process {os.getpid()} on" in str(driver_of(root))
+            assert f"process {os.getpid()} on" in str(writer_of(root))
         assert "is held by the dead; waiting for at most 6 seconds" in caplog.text
-        assert driver_of(root) is None
+        assert writer_of(root) is None
 
     def test_the_holder_renews(self, root: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)

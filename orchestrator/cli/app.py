@@ -15,6 +15,7 @@ from orchestrator.commands import command, log_to_terminal
 from orchestrator.options import DEFAULT_CONFIG, AddressOption, ConfigOption, SetOption, SetupOption, VerboseOption
 
 if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
     from orchestrator.pipeline import LazyCluster
     from orchestrator.run import Run
 
@@ -53,10 +54,10 @@ def run_command(
             *own: P.args,
             **own_by_name: P.kwargs,
         ) -> None:
-            function(_opened(config, overrides, setup, address, verbose), *own, **own_by_name)
+            function(opened(config, overrides, setup, address, verbose), *own, **own_by_name)
 
         _, *own = _parameters(function)
-        shared = (option for option in _parameters(_opened) if on_cluster or option.name != "address")
+        shared = (option for option in _parameters(opened) if on_cluster or option.name != "address")
         opening.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         opening.__annotations__, opening.__doc__ = {}, function.__doc__  # the signature alone says what is asked for
         command(app, name, example=example, panel=panel)(opening)
@@ -65,7 +66,7 @@ def run_command(
     return register
 
 
-def _opened(
+def opened(
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
     setup: SetupOption = None,
@@ -88,8 +89,14 @@ def driving(run: Run) -> Iterator[LazyCluster]:
     """The run, locked, and a cluster for what there is to do."""
     from orchestrator import pipeline
 
-    with pipeline.driving(run), pipeline.lazy_cluster(run) as cluster:
+    with pipeline.driving(run), pipeline.lazy_cluster(run, on_open=_say_links) as cluster:
         yield cluster
+
+
+def _say_links(cluster: Cluster) -> None:
+    from orchestrator.display import say_links
+
+    say_links(cluster.links)
 
 
 def _print_version(wanted: bool) -> None:

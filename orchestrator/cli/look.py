@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from orchestrator.run import Run
 
 
-@run_command("status", example="watch -n 5 orch status", panel=LOOK)
-def status(run: Run) -> None:
-    """Show what is done and what is under way, also from another terminal."""
-    from orchestrator.display import print_status
-    from orchestrator.locking import driver_of
-    from orchestrator.progress import run_progress
+@run_command("status", example="orch status --watch 5", panel=LOOK)
+def status(
+    run: Run,
+    watch: Annotated[float | None, typer.Option(help="Show it anew every so many seconds.", min=0.5)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")] = False,
+) -> None:
+    """Show what is done and what is under way, also from another terminal: rate, time left, retries, errors."""
+    from orchestrator.progress import StatusPoll
+    from orchestrator.status import print_status, status_line, watch_status
 
-    print_status(run_progress(run), driver_of(run.root), stores=str(run.stores), writer=driver_of(run.stores))
+    poll = StatusPoll(run)
+    if as_json:
+        typer.echo(status_line(poll()))
+    elif watch is not None:
+        watch_status(poll, seconds=watch)
+    else:
+        print_status(poll())
 
 
 @run_command("verify", example="orch verify || echo damaged", panel=LOOK)

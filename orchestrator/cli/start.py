@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import START, app, run_command
+from orchestrator.cli.app import START, app, opened
 from orchestrator.commands import command, log_to_terminal
-from orchestrator.options import DEFAULT_CONFIG, AddressOption, VerboseOption
-
-if TYPE_CHECKING:
-    from orchestrator.run import Run
+from orchestrator.options import (
+    DEFAULT_CONFIG,
+    AddressOption,
+    ConfigOption,
+    EpochsOption,
+    GpusOption,
+    NetworkOption,
+    NodesOption,
+    SetOption,
+    SetupOption,
+    StorageOption,
+    StudentRateOption,
+    TeacherRateOption,
+    TeraflopsOption,
+    TokensOption,
+    VerboseOption,
+)
 
 
 @command(app, "init", example="orch init && orch plan", panel=START)
@@ -27,9 +40,32 @@ def init(
     typer.echo(f"Wrote {path}. Name your text and teachers in it, then: orch plan")
 
 
-@run_command("plan", example="orch plan --setup one-to-many", panel=START)
-def plan(run: Run) -> None:
-    """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time."""
+@command(app, "plan", example="orch plan --nodes 8 --gpus 8 --tokens 1e9 --device-tflops 400", panel=START)
+def plan(
+    nodes: NodesOption = None,
+    gpus: GpusOption = 0,
+    tokens: TokensOption = None,
+    epochs: EpochsOption = None,
+    teacher_rate: TeacherRateOption = None,
+    student_rate: StudentRateOption = None,
+    teraflops: TeraflopsOption = None,
+    network: NetworkOption = 10.0,
+    storage: StorageOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    setup: SetupOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what will be computed and stored, before anything runs: rows, shards, bytes per signal, disk, time.
+
+    With --nodes: what it takes on such machines, and what it waits for; text and teachers need not be there
+    (docs/scaling.md).
+    """
+    if nodes is not None:
+        machines = (nodes, gpus, network, storage)
+        _plan_machines(config, overrides, setup, machines, (tokens, epochs, teacher_rate, student_rate, teraflops))
+        return
+    run = opened(config, overrides, setup, None, verbose)
     from orchestrator.display import stage
     from orchestrator.pipeline import check_tables, read_text
     from orchestrator.planning import make_plan
@@ -38,6 +74,24 @@ def plan(run: Run) -> None:
     check_tables(run)
     read_text(run, stage=stage)
     print_plan(make_plan(run))
+
+
+def _plan_machines(
+    config: Path,
+    overrides: list[str] | None,
+    setup: str | None,
+    machines: tuple[int, int, float, float | None],
+    given: tuple[float | None, float | None, float | None, float | None, float | None],
+) -> None:
+    from orchestrator.config.loading import load_config
+    from orchestrator.config.run import known_setup
+    from orchestrator.config.setups import expand
+    from orchestrator.planning import ScaleOptions, make_scale_plan
+    from orchestrator.scale_table import print_scale_plan
+    from orchestrator.scaling import Machines
+
+    expanded = expand(load_config(config, overrides=overrides or []), setup=known_setup(setup))
+    print_scale_plan(make_scale_plan(expanded, ScaleOptions(Machines(*machines), *given)))
 
 
 @command(app, "demo", example="orch demo", panel=START)

@@ -5,12 +5,13 @@ from orchestrator.cluster.jobs import check_lasting
 from orchestrator.cluster.machines import Machine, Need, even_cpus, even_gpus, room, without
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.cluster.pools import Pending, Pool, PoolPlan
-from orchestrator.cluster.units import Gang, Outcome, Worker
+from orchestrator.cluster.units import Gang, Incident, Outcome, Worker
 
 __all__ = [
     "Cluster",
     "Gang",
     "InProcess",
+    "Incident",
     "Machine",
     "Need",
     "Outcome",

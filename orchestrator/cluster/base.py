@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 from orchestrator.cluster.machines import Machine, Need
 from orchestrator.cluster.pools import InProcessPool, Pool, PoolPlan
-from orchestrator.cluster.units import Gang, Host, Judge, Outcome, R, U, Work, Worker
+from orchestrator.cluster.units import Gang, Host, Incident, Judge, Outcome, R, U, Work, Worker
+from orchestrator.cluster.watching import watched
 
 
 class Cluster(ABC):
     """Runs units on workers. `is_joined`: others started it, its machines may be unlike this one, and more may come."""
 
     is_joined = False
+    #: Where people and Prometheus may look on: name -> addresses.
+    links: Mapping[str, tuple[str, ...]] = {}
 
     @property
     @abstractmethod
@@ -45,6 +49,7 @@ class Cluster(ABC):
         label: Callable[[U], str],
         fresh_worker: bool = False,
         gang: Gang[U] | None = None,
+        on_incident: Callable[[Incident[U]], None] | None = None,
     ) -> Iterator[Outcome[U, R]]:
         """Yield one outcome per unit, in the order of completion.
 
@@ -58,6 +63,7 @@ class Cluster(ABC):
         result is that of rank 0, and when one is lost all are. In process a unit is done by one.
 
         A unit that raises is given up without another attempt, its traceback goes to the log, and the others are done.
+        `on_incident` is told of each attempt that fails, when it does.
         Raises an OrchError of a unit as it is, and UnitError when the first three units that end all raise.
         Raises ClusterError when workers die while they start, or when no machine has room for one.
         """
@@ -75,6 +81,7 @@ class Cluster(ABC):
                 label,
                 fresh_worker,
                 gang,
+                on_incident,
             )
         )
 
@@ -102,10 +109,10 @@ class InProcess(Cluster):
         judge = Judge(work)
         for number, unit in enumerate(work.units):
             if number == 0 or work.fresh_worker:
-                host.start(work.make_worker).unwrap(work.worker_name)
+                host.start(watched(work.make_worker, work.label)).unwrap(work.worker_name)
             yield judge.outcome(unit, host.run(unit), attempts=1)
 
     @contextmanager
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
         """One worker, made before anything else goes on in this process."""
-        yield InProcessPool(plan)
+        yield InProcessPool(replace(plan, make_worker=watched(plan.make_worker, plan.label)))

@@ -12,8 +12,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from orchestrator import meters
 from orchestrator.cluster.base import Cluster, InProcess
 from orchestrator.cluster.homes import HOME_PREFIX, clear_abandoned_homes, end_processes, own_home
 from orchestrator.cluster.jobs import given_by_job, submitted_files
@@ -21,10 +24,13 @@ from orchestrator.cluster.machines import Machine, Need, room
 from orchestrator.cluster.placing import Places
 from orchestrator.cluster.pools import Pool, PoolPlan
 from orchestrator.cluster.ray_actors import RayActors, RayGangs
+from orchestrator.cluster.ray_meters import RayMeters, links, prepare_actor
 from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import Actors, Scheduler
 from orchestrator.cluster.units import Outcome, R, Surroundings, U, Work, set_environment
+from orchestrator.cluster.watching import watched
 from orchestrator.errors import ClusterError
+from orchestrator.logs import ACTORS
 from orchestrator.stopping import stoppable
 
 logger = logging.getLogger(__name__)
@@ -41,9 +47,12 @@ ray.shutdown()
 class RayCluster(Cluster):
     """Units on Ray actors; made by `open_cluster`."""
 
-    def __init__(self, *, is_joined: bool) -> None:
+    def __init__(self, *, is_joined: bool, log_folder: Path, dashboard: str | None = None) -> None:
         self.is_joined = is_joined
         self.num_lost = 0
+        self._actor_logs = log_folder.absolute() / ACTORS
+        self.links = links(dashboard)
+        meters.collect_with(RayMeters())
 
     @property
     def machines(self) -> Sequence[Machine]:
@@ -54,6 +63,8 @@ class RayCluster(Cluster):
 
     def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
         self._check_room(work.need, together=work.gang.size if work.gang else 1)
+        prepare = partial(prepare_actor, self._actor_logs)
+        work = replace(work, make_worker=watched(work.make_worker, work.label, prepare=prepare))
         if work.gang is not None:
             yield from self._scheduled(work, RayGangs[U, R](work, work.gang, _surroundings()))
             return
@@ -71,6 +82,8 @@ class RayCluster(Cluster):
     def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
         """Actors that Ray starts anew when they die."""
         self._check_room(plan.need)
+        prepare = partial(prepare_actor, self._actor_logs, on_restart=plan.on_restart)
+        plan = replace(plan, make_worker=watched(plan.make_worker, plan.label, prepare=prepare))
         with self._places(plan.need, plan.size) as places, open_ray_pool(plan, places, _surroundings()) as pool:
             try:
                 yield pool
@@ -150,9 +163,16 @@ def open_cluster(
 
     if ray.is_initialized():
         raise ClusterError("Ray already runs in this process; call ray.shutdown() first, or use --address in-process")
-    opened = _joined_ray(address, join_seconds) if address else _local_ray(object_store_bytes, num_cpus, log_folder)
-    with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
-        yield cluster
+    opened = (
+        _joined_ray(address, join_seconds, log_folder)
+        if address
+        else _local_ray(object_store_bytes, num_cpus, log_folder)
+    )
+    try:
+        with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
+            yield cluster
+    finally:
+        meters.collect_with(None)
 
 
 @contextmanager
@@ -178,7 +198,7 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
                 "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
             }
         ):
-            cluster = _start_ray(home / "ray", object_store_bytes, num_cpus)
+            cluster = _start_ray(home / "ray", object_store_bytes, num_cpus, log_folder)
         yield cluster
         failed = cluster.num_lost > 0
     finally:
@@ -197,7 +217,7 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> RayCluster:
+def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None, log_folder: Path) -> RayCluster:
     import ray
 
     ray._raylet.Config.initialize("")  # it read the environment when it was imported
@@ -214,7 +234,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
-        return RayCluster(is_joined=False)
+        return RayCluster(is_joined=False, log_folder=log_folder)
     except Exception as error:
         raise ClusterError(
             f"Ray could not be started on this machine ({_first_line(error)}); try again when it is less "
@@ -223,7 +243,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
 
 
 @contextmanager
-def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
+def _joined_ray(address: str, join_seconds: float, log_folder: Path) -> Iterator[Cluster]:
     import ray
 
     advice = (
@@ -243,8 +263,10 @@ def _joined_ray(address: str, join_seconds: float) -> Iterator[Cluster]:
     try:
         try:
             environment = {} if "py_modules" in given_by_job() else {"py_modules": modules}
-            ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-            cluster = RayCluster(is_joined=True)
+            context = ray.init(
+                address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
+            )
+            cluster = RayCluster(is_joined=True, log_folder=log_folder, dashboard=context.dashboard_url)
         except Exception as error:
             raise ClusterError(
                 f"the Ray cluster at '{address}' cannot be joined ({_first_line(error)}); {advice}"

@@ -25,6 +25,7 @@ class PoolPlan(Generic[U, R]):
     deadline_seconds: float
     max_attempts: int
     label: Callable[[U], str]
+    on_restart: Callable[[], None] | None = None  # called (and picklable) where a worker takes the place of a lost one
 
     @property
     def worker_name(self) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeAlias
 
+from orchestrator import meters
 from orchestrator.cluster.units import Judge, Outcome, R, Reply, U, Work
 from orchestrator.errors import ClusterError
 
@@ -208,6 +209,8 @@ class Scheduler(Generic[U, R]):
         task, most = running.task, self._work.max_attempts
         if task is None:
             self._failed_starts += 1
+            unit = (self._waiting[0] if self._waiting else _Task(self._work.units[0])).unit
+            self._work.tell(unit, 0, f"its worker was lost while it started: {reason}", is_final=False)
             logger.warning("%s was lost while it started: %s", self._work.worker_name, reason)
             if self._failed_starts < most:
                 return None
@@ -217,7 +220,9 @@ class Scheduler(Generic[U, R]):
             )
         name = self._work.label(task.unit)
         logger.warning("%s lost its worker (attempt %d of %d): %s", name, task.attempts, most, reason)
+        self._work.tell(task.unit, task.attempts, f"it lost its worker: {reason}", is_final=task.attempts >= most)
         if task.attempts < most:
+            meters.add("retries", 1)
             self._waiting.append(task)
             return None
         error = f"{name} lost its worker {task.attempts} times, the last time because {reason}"

@@ -50,6 +50,16 @@ class Outcome(Generic[U, R]):
 
 
 @dataclass(frozen=True)
+class Incident(Generic[U]):
+    """An attempt at a unit that failed; `is_final` when there is no other. `error` is half a sentence."""
+
+    unit: U
+    attempt: int
+    error: str
+    is_final: bool
+
+
+@dataclass(frozen=True)
 class Gang(Generic[U]):
     """`size` workers that do each unit together, as ranks 0 … size − 1 that meet at an address HOST:PORT.
 
@@ -74,6 +84,12 @@ class Work(Generic[U, R]):
     label: Callable[[U], str]
     fresh_worker: bool
     gang: Gang[U] | None = None
+    on_incident: Callable[[Incident[U]], None] | None = None
+
+    def tell(self, unit: U, attempt: int, error: str, *, is_final: bool) -> None:
+        """Let who asked for the units know that an attempt failed."""
+        if self.on_incident is not None:
+            self.on_incident(Incident(unit, attempt, error.strip(), is_final))
 
     @property
     def worker_name(self) -> str:
@@ -126,11 +142,14 @@ class Judge(Generic[U, R]):
             UnitError: this unit raised, and so did all before it.
         """
         name = self._work.label(unit)
+        if reply.error is not None:
+            self._work.tell(unit, attempts, str(reply.error), is_final=True)
         if reply.failure is None:
             result = reply.unwrap(name)
             self._any_done = True
             return Outcome(unit, result, attempts, reply.seconds)
         self._num_failed += 1
+        self._work.tell(unit, attempts, reply.failure, is_final=True)
         if not self._any_done and self._num_failed >= _FAILURES_THAT_TELL:
             error = UnitError(
                 f"{reply.complaint(name).rstrip()}. The first {self._num_failed} units all failed, so the rest was not "

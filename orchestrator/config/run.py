@@ -11,6 +11,7 @@ from orchestrator.config.base import Language, Name, Positive, Section, Share, n
 from orchestrator.config.corpus import CorpusSection, ParallelSource
 from orchestrator.config.models import ShareSection, StudentSection, StudentTemplate, TeacherSection
 from orchestrator.config.objectives import Objective
+from orchestrator.config.plan import PlanSection
 from orchestrator.config.transfer import TaskSection, TransferSection
 from orchestrator.errors import ConfigError
 
@@ -227,6 +228,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     transfer: TransferSection = TransferSection()
     cluster: ClusterSection = ClusterSection()
+    plan: PlanSection = PlanSection()
 
     @model_validator(mode="after")
     def _objectives_or_phases(self) -> RunConfig:

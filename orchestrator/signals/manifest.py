@@ -37,7 +37,7 @@ Coverage: TypeAlias = dict[str, list[tuple[int, int]]]
 
 MANIFEST, SHARDS = "manifest.json", "shards"
 
-_MOST_SHARDS = 1_000_000
+MOST_SHARDS = 1_000_000
 
 
 class _Strict(BaseModel):
@@ -133,7 +133,7 @@ class Manifest(_Sealed):
         for unit in self.units:
             if unit.teacher != self.teacher or unit.language not in self.languages:
                 raise ValueError(f"unit {unit.index} is of teacher '{unit.teacher}' and language '{unit.language}'")
-            if not 0 <= unit.index < _MOST_SHARDS or unit.first_text < 0 or unit.num_texts < 1:
+            if not 0 <= unit.index < MOST_SHARDS or unit.first_text < 0 or unit.num_texts < 1:
                 raise ValueError(f"unit {unit.index} is out of bounds")
         if len({unit.index for unit in self.units}) != len(self.units):
             raise ValueError("two units have one index")

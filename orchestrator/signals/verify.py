@@ -22,8 +22,9 @@ def verify(store: Store, on_progress: Callable[[int, int], None] | None = None) 
     """Every problem as one sentence that names the file; `on_progress` gets (shards done, shards)."""
     problems: list[str] = []
     identities: dict[str, list[tuple[Array, Array]]] = {language: [] for language in store.languages}
+    listed = store.listed_receipts
     for done, unit in enumerate(store.units, start=1):
-        problems += _problems_of_shard(store, unit, identities[unit.language])
+        problems += _problems_of_shard(store, unit, listed, identities[unit.language])
         if on_progress is not None:
             on_progress(done, len(store.units))
     for language, found in identities.items():
@@ -32,7 +33,9 @@ def verify(store: Store, on_progress: Callable[[int, int], None] | None = None) 
     return [*problems, *_strangers(store)]
 
 
-def _problems_of_shard(store: Store, unit: Unit, identities: list[tuple[Array, Array]]) -> Iterator[str]:
+def _problems_of_shard(
+    store: Store, unit: Unit, listed: Mapping[int, str], identities: list[tuple[Array, Array]]
+) -> Iterator[str]:
     """Problems of one shard; (row_id, copy) of a sound one are added to `identities`."""
     try:
         receipt = store.receipt(unit.index)
@@ -43,7 +46,7 @@ def _problems_of_shard(store: Store, unit: Unit, identities: list[tuple[Array, A
     if receipt is None:
         yield f"{path} is missing; run `orch precompute-teacher` again"
         return
-    if store.listed_receipts.get(unit.index, receipt.checksum) != receipt.checksum:
+    if listed.get(unit.index, receipt.checksum) != receipt.checksum:
         yield f"{path} is not the receipt that the manifest lists; run `orch precompute-teacher` again"
     tables: dict[str, Mapping[str, Array]] = {}
     for table, schema in store.schema.items():

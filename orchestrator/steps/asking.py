@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator import events
 from orchestrator.cluster import Cluster, Pool, PoolPlan
 from orchestrator.errors import ClusterError
 from orchestrator.records import Tables, Unit
 from orchestrator.run import Run
 from orchestrator.signals.schema import ROW_TABLES, bytes_per_token
 from orchestrator.signals.store import Store
+from orchestrator.steps.incidents import note_restart
 from orchestrator.steps.needs import Room, share_out
 from orchestrator.steps.signals import batch_plan, known_corpus, unit_name
 from orchestrator.students.job import GroupJob
@@ -60,6 +62,7 @@ def answering(
         deadline_seconds=run.config.cluster.unit_deadline_seconds,
         max_attempts=run.config.cluster.max_attempts,
         label=unit_name,
+        on_restart=partial(note_restart, run.root, tuple(events.subject("teacher", name) for name in names)),
     )
     _log.info("%s: %s answers while students train", run.config.signals.mode, ", ".join(names))
     with cluster.pool(plan) as pool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import events
 from orchestrator.cluster import Cluster, Need, even_cpus
 from orchestrator.config.setups import BASELINE_SUFFIX, StudentSpec
 from orchestrator.errors import ClusterError, StoreError
@@ -19,12 +20,13 @@ from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.steps.exports import student_receipt, write_cards
+from orchestrator.steps.incidents import noted
 from orchestrator.steps.signals import known_corpus, open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
 from orchestrator.storage import read_bytes, write_bytes
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.worker import EvaluationWorker
+    from orchestrator.evaluation.worker import EvaluationUnit, EvaluationWorker
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,10 @@ def check_tables(run: Run) -> None:
         read_labelled(task, key=f"evaluation.probes.{name}")
 
 
+def _unit_name(_unit: EvaluationUnit) -> str:
+    return "evaluation"
+
+
 def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
     from orchestrator.evaluation.worker import EvaluationUnit
 
@@ -83,8 +89,13 @@ def _evaluate(runs: Sequence[Run], cluster: Cluster) -> None:
         workers=1,
         deadline_seconds=float("inf"),
         max_attempts=runs[0].config.cluster.max_attempts,
-        label=lambda _: "evaluation",
+        label=_unit_name,
         fresh_worker=True,
+        on_incident=noted(
+            runs[0].root,
+            _unit_name,
+            lambda _: [events.subject("evaluation", run.expanded.setup) for run in runs],
+        ),
     ):
         if outcome.error is not None or outcome.result is None:
             raise ClusterError(f"The evaluation was given up: {outcome.error}. Run `orch evaluate` again.")

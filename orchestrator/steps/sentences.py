@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from orchestrator import events
 from orchestrator.cluster import Cluster
 from orchestrator.errors import StoreError, UnitError
 from orchestrator.records import HiddenCodec, SignalRequest, Unit
@@ -13,6 +14,7 @@ from orchestrator.run import PivotText, Run
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.manifest import MANIFEST
 from orchestrator.signals.store import Store, store_folder
+from orchestrator.steps.incidents import noted
 from orchestrator.steps.needs import teacher_need
 from orchestrator.steps.signals import batch_plan, make_teacher_worker, prepare_corpus, teacher_sizes, unit_name
 from orchestrator.storage import Place
@@ -63,6 +65,7 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
         label=unit_name,
+        on_incident=noted(run.root, unit_name, lambda unit: [events.subject("teacher", pivots[unit.teacher].teacher)]),
     )
     lost = [outcome.error for outcome in outcomes if outcome.error is not None]
     if lost:

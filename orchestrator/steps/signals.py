@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator import costs
+from orchestrator import costs, events
 from orchestrator.cluster import Cluster, Outcome
 from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_corpus
 from orchestrator.errors import OrchError, StoreError, UnitError
@@ -20,6 +20,7 @@ from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
 from orchestrator.signals.store import Store, find_store, store_folder
 from orchestrator.steps import quarantine
+from orchestrator.steps.incidents import noted
 from orchestrator.steps.needs import teacher_actors, teacher_need
 from orchestrator.storage import Place, matching
 
@@ -153,6 +154,7 @@ def _outcomes(
         deadline_seconds=section.unit_deadline_seconds,
         max_attempts=section.max_attempts,
         label=unit_name,
+        on_incident=noted(run.root, unit_name, lambda unit: [events.subject("teacher", unit.teacher)]),
     )
 
 
@@ -173,6 +175,7 @@ def _note(run: Run, outcome: Outcome[Unit, Receipt], receipt: Receipt) -> None:
             tokens=receipt.num_tokens,
             masked=receipt.num_masked,
             num_bytes=sum(table.num_bytes for table in receipt.tables.values()),
+            rows=receipt.num_rows,
             seconds=outcome.seconds,
             attempts=outcome.attempts,
         ),

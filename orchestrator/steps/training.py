@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import events
 from orchestrator.cluster import Cluster, Gang
 from orchestrator.config.phases import PhaseSpec
 from orchestrator.config.setups import GroupSpec, StudentSpec
@@ -20,6 +21,7 @@ from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.store import Store
 from orchestrator.steps.asking import answering
 from orchestrator.steps.exports import student_receipt, write_cards
+from orchestrator.steps.incidents import noted
 from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
@@ -79,9 +81,10 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
             workers=len(jobs),
             deadline_seconds=_NO_DEADLINE,
             max_attempts=run.config.cluster.max_attempts,
-            label=lambda job: f"group {job.group.name}",
+            label=group_name,
             fresh_worker=True,
             gang=Gang(workers, seated) if workers > 1 else None,
+            on_incident=noted(run.root, group_name, _subjects),
         ):
             if outcome.error is not None:
                 lost.append(outcome)
@@ -94,6 +97,15 @@ def _train(run: Run, stores: Mapping[str, Store], jobs: Sequence[GroupJob], clus
             f"Not trained to the end: {names}, because {lost[0].error}. Mend that and run the same command again: it "
             "goes on from the last checkpoint, and what is done stays done."
         )
+
+
+def group_name(job: GroupJob) -> str:
+    """A group in messages."""
+    return f"group {job.group.name}"
+
+
+def _subjects(job: GroupJob) -> list[str]:
+    return [events.subject("student", student.name) for student in job.group.students]
 
 
 def seated(job: GroupJob, rank: int, size: int, address: str) -> GroupJob:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from orchestrator import meters
 from orchestrator.errors import UnitError
 from orchestrator.storage import append_line, read_bytes, write_bytes
 
@@ -30,7 +31,7 @@ class StudentMetrics:
         """`step`, `tokens`: where training goes on; rows that were logged after that step are forgotten."""
         self._path = folder / "metrics.jsonl"
         self._student = student
-        self._tokens = tokens
+        self._tokens, self._step = tokens, step
         _forget_after(self._path, step)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._reset()
@@ -78,12 +79,21 @@ class StudentMetrics:
             "learning_rate": rate,
         }
         append_line(self._path, json.dumps(row))
+        self._count(step, value)
         self._board.add_scalar("loss", value, step)
         self._board.add_scalar("learning_rate", rate, step)
         self._board.add_scalar("tokens_per_second", speed, step)
         for name, term in terms.items():
             self._board.add_scalar(f"terms/{name}", term, step)
         self._reset()
+
+    def _count(self, step: int, loss: float) -> None:
+        """For whoever collects what this process counts."""
+        tags = {"student": self._student}
+        meters.add("student_steps", step - self._step, tags)
+        meters.add("student_tokens", self._tokens - self._tokens_before, tags)
+        meters.add("student_loss", loss, tags)
+        self._step = step
 
     def close(self) -> None:
         """Flush TensorBoard."""

@@ -9,7 +9,6 @@ from statistics import fmean
 
 from orchestrator.pipeline import read_text
 from orchestrator.planning import (
-    STUDENT_EFFICIENCY,
     StudentPlan,
     TeacherPlan,
     gemm_flops,
@@ -17,6 +16,7 @@ from orchestrator.planning import (
     plan_students,
     reached_flops,
 )
+from orchestrator.scaling import STUDENT_EFFICIENCY
 from orchestrator.steps.exports import student_receipt
 from orchestrator.storage import free_bytes
 from orchestrator.sweep.opening import CellRun, Share, Sweep

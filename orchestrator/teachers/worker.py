@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from orchestrator import meters
 from orchestrator.config.corpus import CorpusSection, ParallelText
 from orchestrator.config.models import TeacherSection
 from orchestrator.corpus.mask import mask_rows, unmasked_rows
@@ -84,7 +85,7 @@ class TeacherWorker:
         teacher, task = self._host(unit.teacher), self._job.teachers[unit.teacher]
         masked = self._rows(unit, task, teacher)
         with torch_threads(task.plan.threads):
-            return compute_signals(
+            said = compute_signals(
                 teacher.encoder,
                 masked,
                 task.request,
@@ -95,6 +96,10 @@ class TeacherWorker:
                 vocab_size=teacher.vocab_size,
                 tables=tables,
             )
+        tags = {"teacher": unit.teacher, "language": unit.language}
+        meters.add("teacher_rows", len(masked), tags)
+        meters.add("teacher_tokens", len(masked.input_id), tags)
+        return said
 
     def _rows(self, unit: Unit, task: TeacherTask, teacher: _HostedTeacher) -> MaskedRows:
         """The rows of a unit, every masked copy of each; of sentences, one row each as it is."""

@@ -24,7 +24,7 @@ def test_reads_and_expands(path: Path) -> None:
 def test_there_is_one_for_each_setup_and_for_the_hub() -> None:
     names = {str(path.relative_to(configs_folder())) for path in RUNS}
     assert {"one-to-one.yaml", "many-to-one.yaml", "one-to-many.yaml", "starter.yaml"} <= names
-    assert sum(name.startswith("public/") for name in names) == 3
+    assert sum(name.startswith("public/") for name in names) == 4
 
 
 @pytest.mark.parametrize("setup", ["one-to-one", "many-to-one", "one-to-many"])
