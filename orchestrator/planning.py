@@ -16,27 +16,16 @@ from statistics import fmean
 from typing import Literal
 
 from orchestrator import costs
-from orchestrator.config.setups import ExpandedRun, StudentSpec
+from orchestrator.config.setups import StudentSpec
 from orchestrator.corpus.parallel import read_parallel
 from orchestrator.corpus.sampling import language_shares
 from orchestrator.corpus.store import Corpus
-from orchestrator.errors import ConfigError, OrchError
+from orchestrator.errors import OrchError
 from orchestrator.progress import last_rows
 from orchestrator.records import SignalRequest
-from orchestrator.run import PivotText, Run, make_run
-from orchestrator.scaling import (
-    STUDENT_EFFICIENCY,
-    TEACHER_EFFICIENCY,
-    Machines,
-    Rates,
-    ScalePlan,
-    describe_job,
-    encoder_parameters,
-    given_tokens,
-    scale,
-    student_flops,
-    teacher_flops,
-)
+from orchestrator.run import PivotText, Run
+from orchestrator.scaling.jobs import encoder_parameters, student_flops, teacher_flops
+from orchestrator.scaling.times import STUDENT_EFFICIENCY, TEACHER_EFFICIENCY
 from orchestrator.signals.schema import ROW_TABLES, SENTENCE_VECTORS, bytes_per_token
 from orchestrator.steps.asking import WINDOW_ROWS, WINDOWS_HELD
 from orchestrator.steps.exports import student_receipt
@@ -150,8 +139,8 @@ def make_plan(run: Run) -> RunPlan:
     corpus = known_corpus(run)
     stores = plan_stores(run, corpus)
     flops = gemm_flops()
-    tokens = {name: _language_tokens(run, store) for name, store in stores.items()}
-    side_by_side = min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
+    tokens = {name: language_tokens(run, store) for name, store in stores.items()}
+    side_by_side = num_side_by_side(run)
     origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
     lines = tuple(line for student in origins for line in _languages(run, student, corpus, tokens))
     return RunPlan(
@@ -166,93 +155,6 @@ def make_plan(run: Run) -> RunPlan:
         free_bytes=free_bytes(run.stores),
         gemm_flops=flops,
     )
-
-
-@dataclass(frozen=True)
-class ScaleOptions:
-    """What `orch plan --nodes` was given; None where it is to be found out.
-
-    `tokens`: of all languages, one masked copy. Rates are tokens per second of one device; `teraflops` is what a big
-    matrix product reaches there.
-    """
-
-    machines: Machines
-    tokens: float | None = None
-    epochs: float | None = None
-    teacher_rate: float | None = None
-    student_rate: float | None = None
-    teraflops: float | None = None
-
-
-def make_scale_plan(expanded: ExpandedRun, options: ScaleOptions) -> ScalePlan:
-    """What a configuration takes on many machines; neither its text nor its teachers have to be there.
-
-    Raises:
-        ConfigError: something is neither given nor known here; the text says which option tells it.
-    """
-    config = expanded.config
-    if options.tokens is not None or config.plan.text_gigabytes:
-        tokens = given_tokens(config, total=options.tokens)
-    else:
-        tokens = _known_tokens(make_run(config, setup=expanded.setup))
-    text_bytes = sum(tokens.values()) * config.plan.bytes_per_token
-    job = describe_job(expanded, tokens=tokens, text_bytes=text_bytes, epochs=options.epochs)
-    return scale(job, options.machines, _rates(Run(expanded, None), options))
-
-
-def _known_tokens(run: Run) -> dict[str, float]:
-    """Of each language of the corpus that is read, in the tokens of the teacher that says most of them."""
-    tokens: dict[str, float] = {}
-    for store in plan_stores(run, known_corpus(run)).values():
-        for language, count in _language_tokens(run, store).items():
-            tokens[language] = max(count, tokens.get(language, 0.0))
-    return tokens
-
-
-def _rates(run: Run, options: ScaleOptions) -> Rates:
-    """Those that were given; else those that this run measured of itself, where such a device did; else FLOP/s."""
-    is_alike = has_gpu() == (options.machines.gpus > 0)
-    teachers: dict[str, float] = {}
-    if options.teacher_rate is not None:
-        teachers = dict.fromkeys(run.teachers, options.teacher_rate)
-    elif is_alike:
-        spent = costs.read(run.stores)
-        for name in run.teachers:
-            units = [cost for cost in spent if cost.teacher == name]
-            measured = costs.tokens_per_worker(units) if has_gpu() else costs.tokens_per_second(units)
-            teachers |= {name: measured} if measured is not None else {}
-    students = options.student_rate
-    if students is None and is_alike:
-        students = _group_speed(run)
-    if options.teraflops is not None:
-        return Rates(options.teraflops * 1e12, teachers, students)
-    if len(teachers) == len(run.teachers) and students is not None:
-        return Rates(0.0, teachers, students)
-    if not is_alike:
-        raise ConfigError(
-            "This machine has no GPU to measure; give --device-tflops (what a big matrix product reaches on one), or "
-            "--teacher-tokens-per-second and --student-tokens-per-second."
-            if options.machines.gpus
-            else "This machine has a GPU, and the nodes of the plan have none; give --gpus, or --device-tflops."
-        )
-    return Rates(gemm_flops(), teachers, students)
-
-
-def _group_speed(run: Run) -> float | None:
-    """Tokens per second of all students of a group together, mean over the groups that were trained."""
-    speeds = []
-    for group in run.expanded.groups:
-        rows = [last_rows(run.students_folder / student.name / "metrics.jsonl") for student in group.students]
-        own = [found[-1].get("tokens_per_second") for found in rows if found]
-        speeds += [sum(speed for speed in own if isinstance(speed, float))] if own else []
-    return sum(speeds) / len(speeds) if speeds else None
-
-
-def has_gpu() -> bool:
-    """Whether this machine has one that torch can use."""
-    from orchestrator.models.devices import pick_device
-
-    return pick_device("auto") == "cuda"
 
 
 def num_side_by_side(run: Run) -> int:
@@ -275,7 +177,7 @@ def _sentences(run: Run, pivot: PivotText) -> SentencesPlan:
     return SentencesPlan(pivot.name, count, round(count * per_row[SENTENCE_VECTORS]))
 
 
-def _language_tokens(run: Run, store: StorePlan) -> dict[str, int]:
+def language_tokens(run: Run, store: StorePlan) -> dict[str, int]:
     """Tokens of each language of one masked copy, special tokens included."""
     return {
         language: round(store.corpus.info(language, "train").num_characters * store.tokens_per_character[language])
@@ -374,7 +276,7 @@ def _teacher_flops(run: Run, store: StorePlan) -> float:
 
 def _rows(run: Run, store: StorePlan) -> int:
     """Rows of all masked copies: texts, or texts joined up to the maximum length."""
-    tokens = _language_tokens(run, store)
+    tokens = language_tokens(run, store)
     rows = sum(_language_rows(run, store, language, tokens[language]) for language in tokens)
     return round(rows * run.config.corpus.masking.copies)
 

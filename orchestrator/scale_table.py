@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from orchestrator.display import console, plain_table, say
-from orchestrator.scaling import Demand, ScalePlan
+from orchestrator.scaling.times import Demand, ScalePlan
 
 
 def print_scale_plan(plan: ScalePlan) -> None:

@@ -12,17 +12,17 @@ from orchestrator.config.loading import load_config, parse_config
 from orchestrator.config.setups import ExpandedRun, expand
 from orchestrator.costs import UnitCost, record
 from orchestrator.errors import ConfigError
-from orchestrator.planning import ScaleOptions, make_scale_plan
 from orchestrator.resources import configs_folder
+from orchestrator.scale_planning import ScaleOptions, make_scale_plan
 from orchestrator.scale_table import span
-from orchestrator.scaling import (
+from orchestrator.scaling.jobs import given_tokens
+from orchestrator.scaling.times import (
     CORPUS_BYTES_PER_SECOND,
     DRIVER_UNITS_PER_SECOND,
     HOST_TOKENS_PER_SECOND,
     Machines,
     Rates,
     ScalePlan,
-    given_tokens,
     scale,
 )
 from tests.e2e.command import orch

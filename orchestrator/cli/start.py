@@ -86,9 +86,9 @@ def _plan_machines(
     from orchestrator.config.loading import load_config
     from orchestrator.config.run import known_setup
     from orchestrator.config.setups import expand
-    from orchestrator.planning import ScaleOptions, make_scale_plan
+    from orchestrator.scale_planning import ScaleOptions, make_scale_plan
     from orchestrator.scale_table import print_scale_plan
-    from orchestrator.scaling import Machines
+    from orchestrator.scaling.times import Machines
 
     expanded = expand(load_config(config, overrides=overrides or []), setup=known_setup(setup))
     print_scale_plan(make_scale_plan(expanded, ScaleOptions(Machines(*machines), *given)))

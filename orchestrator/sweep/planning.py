@@ -16,7 +16,7 @@ from orchestrator.planning import (
     plan_students,
     reached_flops,
 )
-from orchestrator.scaling import STUDENT_EFFICIENCY
+from orchestrator.scaling.times import STUDENT_EFFICIENCY
 from orchestrator.steps.exports import student_receipt
 from orchestrator.storage import free_bytes
 from orchestrator.sweep.opening import CellRun, Share, Sweep

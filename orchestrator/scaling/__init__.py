@@ -1,0 +1,1 @@
+"""What a job takes on many machines, from sizes and rates alone."""
