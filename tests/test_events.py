@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import events, meters
-from orchestrator.cluster import InProcess
+from orchestrator.cluster import InProcess, Need
 from orchestrator.errors import StorageError
 from orchestrator.events import Event, Trouble, history
 from orchestrator.steps.incidents import noted
@@ -60,9 +60,8 @@ def test_a_unit_that_raises_is_an_event_at_once(tmp_path: Path) -> None:
     outcomes = InProcess().run_units(
         Picky,
         [1, 2, 3],
+        need=Need(1.0),
         workers=1,
-        cpus=1.0,
-        gpus=0.0,
         deadline_seconds=9.0,
         max_attempts=3,
         label=str,
@@ -90,7 +89,7 @@ def test_units_are_counted_for_whoever_collects() -> None:
     counted = Counted()
     meters.collect_with(counted)
     try:
-        options = {"workers": 1, "cpus": 1.0, "gpus": 0.0, "deadline_seconds": 9.0, "max_attempts": 3, "label": str}
+        options = {"need": Need(1.0), "workers": 1, "deadline_seconds": 9.0, "max_attempts": 3, "label": str}
         list(InProcess().run_units(Picky, [1, 2, 3], **options))
     finally:
         meters.collect_with(None)

@@ -115,11 +115,12 @@ def scheduler(arguments: argparse.Namespace) -> Figures:
 
 
 def _drive(num_actors: int, num_units: int) -> float:
+    from orchestrator.cluster import Need
     from orchestrator.cluster.scheduler import Scheduler
     from orchestrator.cluster.units import Work
 
     units = range(num_units)
-    work = Work(Nothing, units, num_actors, 1.0, 0.0, 3600.0, 3, str, False)
+    work = Work(Nothing, units, Need(1.0), num_actors, num_actors, 3600.0, 3, str, False)
     started = time.process_time()
     done = sum(outcome.result is not None for outcome in Scheduler(work, _FakeActors()).outcomes())
     assert done == num_units
@@ -180,7 +181,7 @@ class Gathering:
 
 def actors(arguments: argparse.Namespace) -> Figures:
     """Hundreds of actors without a cost: how fast they come, how fast units go, and what they and the driver take."""
-    from orchestrator.cluster import open_cluster
+    from orchestrator.cluster import Need, open_cluster
 
     count = arguments.count or 200
     per_actor, figures = 50, {"actors": float(count)}
@@ -197,9 +198,8 @@ def actors(arguments: argparse.Namespace) -> Figures:
             outcomes = cluster.run_units(
                 partial(Gathering, Path(folder) / "there", count),
                 range(count * per_actor),
+                need=Need(0.001),
                 workers=count,
-                cpus=0.001,
-                gpus=0.0,
                 deadline_seconds=7200.0,
                 max_attempts=3,
                 label=str,

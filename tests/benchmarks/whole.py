@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from orchestrator.cluster.base import Cluster, InProcess
+from orchestrator.cluster.machines import Need
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
@@ -91,9 +92,8 @@ def _precompute(here: Scene, job: PrecomputeJob, units: list[Unit], cluster: Clu
     outcomes = cluster.run_units(
         partial(_Warm, job, units),
         list(range(3 * count)),
+        need=Need(1.0),
         workers=count,
-        cpus=1.0,
-        gpus=0.0,
         deadline_seconds=600.0,
         max_attempts=1,
         label=str,
@@ -135,9 +135,8 @@ def scheduler(cluster: Cluster, rounds: int) -> Iterator[Bar]:
         for _ in cluster.run_units(
             _Sleeper,
             list(range(60 * count)),
+            need=Need(1.0),
             workers=count,
-            cpus=1.0,
-            gpus=0.0,
             deadline_seconds=60.0,
             max_attempts=1,
             label=str,
