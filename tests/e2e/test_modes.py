@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.cluster import InProcess
+from orchestrator.cluster import Machine
 from orchestrator.errors import ClusterError
 from orchestrator.run import open_run
 from orchestrator.steps.asking import answering
@@ -20,6 +20,7 @@ from tests.e2e.command import orch, start
 from tests.e2e.conftest import copy_of
 from tests.e2e.project import CONFIG, write_config
 from tests.e2e.test_stops import kill, under_way
+from tests.test_needs import Pretended
 
 pytestmark = pytest.mark.timeout(900)  # seconds when nobody else computes
 
@@ -187,5 +188,6 @@ def test_what_cannot_go_on_side_by_side_is_refused(
     run = open_run(project / "orch.yaml", overrides=["signals.mode=live", change])
     stores = open_stores(run)
     jobs = missing_groups(run, stores)
-    with pytest.raises(ClusterError, match=sentence), answering(run, stores, jobs, InProcess()):
+    here = Pretended(Machine(2.0, object_store_bytes=run.config.cluster.object_store_megabytes << 20))
+    with pytest.raises(ClusterError, match=sentence), answering(run, stores, jobs, here):
         pytest.fail("they went on")
