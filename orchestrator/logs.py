@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -115,7 +115,8 @@ def logging_to(path: Path) -> Iterator[None]:
         logger.setLevel(before)
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a full disk refuses the last lines
+                handler.close()
 
 
 def _last(handlers: list[logging.Handler], record: logging.LogRecord) -> None:

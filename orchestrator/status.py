@@ -54,21 +54,17 @@ def _row(one: Progress) -> dict[str, object]:
 
 
 def _shown(status: Status) -> RenderableType:
-    table = plain_table(words=("step", "what"), numbers=("done", "rows", "tokens", "left", "tokens/s", "retries"))
+    numbers = ("done", "left", "tokens/s", *(["retries"] if any(one.trouble.retries for one in status.work) else []))
+    table = plain_table(words=("step", "what"), numbers=numbers)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for one in status.work:
-        rate = one.tokens_per_second
-        table.add_row(
-            one.step,
-            escape(one.name),
+        counts = (
             f"{one.done:,}/{one.total:,} {one.unit}",
-            _count(one.rows),
-            _count(one.tokens),
             duration(one.seconds_left) if one.seconds_left is not None else "",
-            _count(rate),
+            _count(one.tokens_per_second),
             _count(one.trouble.retries or None),
-            "[green]done[/]" if one.is_done else escape(one.detail),
         )
+        table.add_row(one.step, escape(one.name), *counts[: len(numbers)], _state(one))
     lines: list[RenderableType] = [table]
     for one in status.work:
         if one.trouble.error:
@@ -82,6 +78,13 @@ def _shown(status: Status) -> RenderableType:
     if status.writer not in {None, str(status.driver)}:
         lines.append(Text(f"At work on {status.stores}: {status.writer}."))
     return Group(*lines)
+
+
+def _state(one: Progress) -> str:
+    """Whether it is done, what there is of it, and what it says itself."""
+    parts = [f"{one.rows:,} rows" if one.rows else "", f"{one.tokens:,} tokens" if one.tokens else ""]
+    own = "[green]done[/]" if one.is_done else escape(one.detail)
+    return ", ".join(filter(None, (own, *parts)))
 
 
 def _error(what: str, error: str, since: float) -> Text:
