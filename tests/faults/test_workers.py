@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,17 +38,17 @@ def undisturbed(folder: Path, plan: list[Unit]) -> dict[str, bytes]:
     return contents(folder)
 
 
-def num_calls_of_a_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Calls to the disk for one shard: for its tables, and in all."""
-    (unit, *_) = plan = units(texts=1, per_shard=1)
+def calls_of_shards(folder: Path, plan: list[Unit], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """Calls to the disk for each shard: for its tables, and in all; what pads a table is one more."""
     store = make_store(folder, REQUEST, plan=plan)
-    disk = FaultyDisk()
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "disk", disk)
-        receipt = store.write(unit, make_tables(unit, REQUEST))
-        in_all, disk.num_calls = disk.num_calls, 0
-        receipt.write(folder / "receipt.json")
-    return in_all - disk.num_calls, in_all
+    for unit in plan:
+        disk = FaultyDisk()
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "disk", disk)
+            receipt = store.write(unit, make_tables(unit, REQUEST))
+            in_all, disk.num_calls = disk.num_calls, 0
+            receipt.write(folder / "receipt.json")
+        yield in_all - disk.num_calls, in_all
 
 
 def rows_of(store: Store) -> list[tuple[str, int, int]]:
@@ -63,17 +64,18 @@ def rows_of(store: Store) -> list[tuple[str, int, int]]:
 def test_rows_exactly_once(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note) -> None:
     """A worker is killed after the last table's bytes, after its rename, before the receipt, before and after its name;
     in the long form at every call to the disk."""
-    tables, in_all = num_calls_of_a_shard(tmp_path / "counted", monkeypatch)
-    chosen = [tables - 4, tables - 1, tables, in_all - 2, in_all - 1]
-    points = list(range(in_all)) if IS_LONG else chosen
-    plan = units(texts=(len(points) + 3) // 2, per_shard=1)
+    plan = units(texts=size(4, 70), per_shard=1)
+    points = {}
+    for index, (tables, in_all) in enumerate(calls_of_shards(tmp_path / "counted", plan, monkeypatch)):
+        chosen = range(in_all) if IS_LONG else [tables - 4, tables - 1, tables, in_all - 2, in_all - 1]
+        points |= {index: chosen[index]} if index < len(chosen) else {}
     expected = undisturbed(tmp_path / "expected", plan)
     store = make_store(tmp_path / "store", REQUEST, plan=plan)
-    writer = ShardWriter(store.folder, tmp_path / "notes", dies_at=dict(enumerate(points)))
+    writer = ShardWriter(store.folder, tmp_path / "notes", dies_at=points)
     outcomes = run(cluster, writer)
 
     assert sorted(outcome.unit.index for outcome in outcomes if outcome.error is None) == [u.index for u in plan]
-    assert all(len(attempts(writer.notes, index)) >= 2 for index in range(len(points)))
+    assert all(len(attempts(writer.notes, index)) >= 2 for index in points)
     for unit in plan:  # before anything is cleared away, every row is readable once
         store.shard(unit.index)
     found = rows_of(store)
