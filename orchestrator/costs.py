@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from orchestrator.storage import append_line
+from pydantic import TypeAdapter, ValidationError
 
+from orchestrator.storage import append_line, read_bytes
+
+_MAX_BYTES = 1 << 28
 #: Units between which nothing was done for longer than this belong to different starts of the driver.
 _PAUSE_SECONDS = 60.0
 _RECENT_UNITS = 24
@@ -33,6 +36,9 @@ class UnitCost:
     finished: float = field(default_factory=time.time)
 
 
+_COST = TypeAdapter(UnitCost)
+
+
 def record(root: Path, cost: UnitCost) -> None:
     """Add one line."""
     append_line(_path(root), json.dumps(asdict(cost)))
@@ -44,10 +50,10 @@ def read(root: Path) -> list[UnitCost]:
     if not path.exists():
         return []
     found: dict[tuple[str, int], UnitCost] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bytes(path, max_bytes=_MAX_BYTES).splitlines():
         try:
-            cost = UnitCost(**json.loads(line))
-        except (ValueError, TypeError):
+            cost = _COST.validate_json(line)
+        except ValidationError:
             continue  # a line that a kill tore
         found[cost.teacher, cost.shard] = cost
     return sorted(found.values(), key=lambda cost: cost.finished)

@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.errors import ClusterError, StorageError
-from orchestrator.storage import make_folder
+from orchestrator.credentials import without_credentials
+from orchestrator.errors import ClusterError, OrchError, StorageError
+from orchestrator.storage import make_folder, parse_json, read_bytes
+
+_MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def lock_run(root: Path) -> Iterator[None]:
                 f"{root} is in use by {_named(root) or 'another process'}; wait until it ends (`orch status` shows how "
                 "far it is), or choose another run.root."
             ) from None
-        command = " ".join(["orch", *sys.argv[1:]])
+        command = without_credentials(" ".join(["orch", *sys.argv[1:]]))[: _MAX_BYTES // 8]
         mine = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
         with suppress(OSError):  # a full disk: the lock holds, only who holds it cannot be told
             path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
@@ -78,9 +81,13 @@ def driver_of(root: Path) -> Driver | None:
 
 def _named(root: Path) -> Driver | None:
     try:
-        return Driver(**json.loads((root / ".lock").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = parse_json(read_bytes(root / ".lock", max_bytes=_MAX_BYTES))
+    except (OrchError, ValueError):
         return None
+    match found:
+        case {"pid": int(pid), "host": str(host), "since": str(since), "command": str(command)} if 0 < pid < 1 << 31:
+            return Driver(pid, host, since, command)
+    return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""The log of a run: what its driver did, when, and why it ended, in logs/orch.log."""
+"""The log of a run: what its driver did, when, and why it ended, in logs/orch.log; never a credential."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.credentials import without_credentials
 from orchestrator.storage import make_folder
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Records as lines, tracebacks included, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return without_credentials(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -24,7 +33,7 @@ def logging_to(path: Path) -> Iterator[None]:
     """Add everything that orch logs during the block to `path`, and the traceback of what ends it."""
     make_folder(path.parent)
     handler = _LogFile(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(DiscreetFormatter(_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)
     logger = logging.getLogger("orchestrator")

@@ -21,6 +21,7 @@ from orchestrator.cluster.ray_actors import RayActors, RayGangs
 from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import Scheduler
 from orchestrator.cluster.units import Outcome, R, U, Work, set_environment
+from orchestrator.credentials import without_credentials
 from orchestrator.errors import ClusterError
 from orchestrator.stopping import stoppable
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("orchestrator", "vocab_tools")
 _LONGEST_OUTPUT = 10 << 20
+_LOOPBACK = "127.0.0.1"
 _JOIN = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -133,6 +135,7 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token),
                 "RAY_AUTH_TOKEN": None,
+                "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
             }
         ):
@@ -168,6 +171,8 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
+            dashboard_host=_LOOPBACK,
+            _node_ip_address=_LOOPBACK,  # so that its servers listen to this machine alone
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
@@ -234,4 +239,5 @@ def _copy_worker_output(session_root: Path, folder: Path) -> None:
         said = [line for line in lines if not line.startswith(b":")]  # Ray's own marks: job and actor
         if said:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / path.name).write_bytes(b"".join(said))
+            text = b"".join(said).decode(errors="replace")
+            (folder / path.name).write_text(without_credentials(text), encoding="utf-8")

@@ -63,7 +63,10 @@ class _Sealed(_Strict):
 
     def write(self, path: Path) -> None:
         """Write durably; what was there is replaced in one step."""
-        write_bytes(path, self.model_dump_json(indent=1).encode())
+        write_bytes(path, self._text())
+
+    def _text(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -73,6 +76,8 @@ class _Sealed(_Strict):
             found = cls.model_validate_json(data)
             if found.checksum != found.content_hash():
                 raise ValueError("its content does not fit its checksum")
+            if found._text() != data:  # such as a key written twice, which readers take differently
+                raise ValueError("it is not as it was written")
         return found
 
 

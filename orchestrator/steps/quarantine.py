@@ -10,16 +10,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.cluster import Outcome
-from orchestrator.errors import UnitError
+from orchestrator.errors import OrchError, UnitError
 from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
-from orchestrator.storage import write_bytes
+from orchestrator.storage import read_bytes, write_bytes
 
 _log = logging.getLogger(__name__)
 
 _MOST_NAMED = 20
+_MAX_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class GivenUp:
         return f"shard {self.shard} of teacher '{self.teacher}' ({texts}, {self.file})"
 
 
+_LIST = TypeAdapter(list[GivenUp])
+
+
 def path_of(stores: Path) -> Path:
     """Where the list lies."""
     return stores / "logs" / "given-up.json"
@@ -50,8 +56,8 @@ def path_of(stores: Path) -> Path:
 
 def read(stores: Path) -> list[GivenUp]:
     """The list as the last start left it; empty where nothing was given up."""
-    with suppress(OSError, ValueError, TypeError):  # it decides nothing
-        return [GivenUp(**entry) for entry in json.loads(path_of(stores).read_text(encoding="utf-8"))]
+    with suppress(OrchError, ValidationError):  # it decides nothing
+        return _LIST.validate_json(read_bytes(path_of(stores), max_bytes=_MAX_BYTES))
     return []
 
 
