@@ -34,7 +34,8 @@ def read_batches(file: pa.Buffer, schema: pa.Schema) -> list[pa.RecordBatch]:
 
 def _read(stream: pa.Buffer, schema: pa.Schema) -> list[pa.RecordBatch]:
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(stream))
-    if not pa.ipc.read_schema(messages.read_next_message()).equals(schema, check_metadata=True):
+    first = messages.read_next_message()
+    if first.type != "schema" or not pa.ipc.read_schema(first).equals(schema, check_metadata=True):
         raise ValueError("its columns are not those that are asked for")
     batches = []
     for message in messages:

@@ -48,12 +48,22 @@ def read_bytes(path: Path, *, max_bytes: int = _MAX_BYTES) -> bytes:
         return file.read(size)
 
 
-def parse_json(data: bytes) -> JSON:
-    """What a JSON text holds; ValueError when it is none, or nested deeper than any that is read here."""
+def parse_json(data: bytes, *, once: bool = False) -> JSON:
+    """What a JSON text holds; ValueError when it is none, or nested deeper than any that is read here.
+
+    `once`: also when a key stands twice in it, of which readers take different ones.
+    """
     try:
-        found: JSON = json.loads(data)
+        found: JSON = json.loads(data, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return found
+
+
+def _each_once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in it")
     return found
 
 

@@ -31,6 +31,7 @@ MAPPING_FILE = "mapping.json"
 FORMAT = 1
 _KEYS = {"format", "size", "merge", "teachers", "opened", "tokenizers", "files"}
 _MAX_BYTES = 1 << 22
+_LONGEST_NAME = 400
 _HASH = re.compile(r"[0-9a-f]{32}")
 
 
@@ -61,7 +62,7 @@ class Vocabulary:
         """The token of each student id, as vocab.json calls it."""
         path = self._checked("vocab.json")
         try:
-            found = parse_json(read_bytes(path))
+            found = parse_json(read_bytes(path), once=True)
         except ValueError as error:
             raise VocabularyError(f"{path} is damaged ({error}); build the vocabulary again") from error
         words = [word for word in found.values() if isinstance(word, str)] if isinstance(found, dict) else []
@@ -129,7 +130,9 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         if not isinstance(document, dict):
             raise ValueError("it holds no JSON object")
         if document.get("format") != FORMAT:
-            raise VocabularyError(f"{path} has format {document.get('format')!r}, this version reads {FORMAT}")
+            raise VocabularyError(
+                f"{path} has format {str(document.get('format'))[:40]!r}, this version reads {FORMAT}"
+            )
         if dump(document) != data:  # such as a key written twice, which readers take differently
             raise ValueError("it is not as it was written")
         checksum = document.pop("checksum", None)  # folders of before it had none
@@ -170,7 +173,12 @@ def _words(value: JSON, key: str) -> dict[str, str]:
 
 def _stays_inside(file: str) -> bool:
     parts = PurePosixPath(file).parts
-    return bool(parts) and str(PurePosixPath(*parts)) == file and not {"/", "..", "."} & set(parts) and "\0" not in file
+    return (
+        0 < len(file) <= _LONGEST_NAME
+        and str(PurePosixPath(*parts)) == file
+        and not {"/", "..", "."} & set(parts)
+        and "\0" not in file
+    )
 
 
 def write_mapping(

@@ -245,7 +245,8 @@ def open_corpus(folder: Path) -> Corpus:
         record = _CorpusRecord.model_validate_json(storage.read_bytes(path, max_bytes=_MAX_RECORD_BYTES))
         problem = record.problem()
     except ValidationError as error:
-        problem = f"at '{'.'.join(map(str, error.errors(include_url=False, include_input=False)[0]['loc']))}'"
+        where = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"]))
+        problem = f"at '{where[:200]}'"
     if problem is not None:
         raise StoreError(
             f"{path} is damaged or of another version ({problem}); delete {folder} and run again to build it anew"

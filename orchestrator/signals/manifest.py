@@ -39,6 +39,7 @@ Coverage: TypeAlias = dict[str, list[tuple[int, int]]]
 MANIFEST, SHARDS = "manifest.json", "shards"
 
 _MOST_SHARDS = 1_000_000
+_LONGEST_REASON = 300  # it may hold what the file holds
 
 
 class _Strict(BaseModel):
@@ -215,4 +216,4 @@ def naming(
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False, include_input=False)[0]
             reason = ".".join(map(str, first["loc"])) + ": " + first["msg"]
-        raise StoreError(f"{path} {problem} ({reason.removeprefix(': ')}); {cure}") from error
+        raise StoreError(f"{path} {problem} ({reason.removeprefix(': ')[:_LONGEST_REASON]}); {cure}") from error
