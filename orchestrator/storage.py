@@ -264,8 +264,12 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
     """The file at `path` for reading; a pipe, a device or a folder is refused, since reading it may never end."""
     with _explained(path, "read"):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             _require_file(path, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with os.fdopen(descriptor, "rb") as file:
             yield file
 
 

@@ -91,9 +91,10 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
     """The file for reading; a pipe or a device is refused, since reading it may never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise VocabularyError(f"{path} is no ordinary file; move it away and build the vocabulary again")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise VocabularyError(f"{path} is no ordinary file; move it away and build the vocabulary again")
             yield file
     except OSError as error:
         raise VocabularyError(f"{path} cannot be read ({error.strerror}); build the vocabulary again") from error

@@ -129,10 +129,9 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         document = parse_json(data)
         if not isinstance(document, dict):
             raise ValueError("it holds no JSON object")
-        if document.get("format") != FORMAT:
-            raise VocabularyError(
-                f"{path} has format {str(document.get('format'))[:40]!r}, this version reads {FORMAT}"
-            )
+        found = document.get("format", FORMAT)
+        if found != FORMAT:
+            raise VocabularyError(f"{path} has format {str(found)[:40]}, this version reads {FORMAT}")
         if dump(document) != data:  # such as a key written twice, which readers take differently
             raise ValueError("it is not as it was written")
         checksum = document.pop("checksum", None)  # folders of before it had none

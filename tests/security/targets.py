@@ -12,6 +12,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -138,10 +139,8 @@ def _store(folder: Path, mutated: tuple[str, ...]) -> Target:
             data = files[name]
             assert isinstance(data, bytes)
             tree["tables"][table] |= {"num_bytes": len(data), "hash": storage.hash_bytes(data)}
-            try:
+            with suppress(pa.ArrowException, OSError, ValueError):
                 tree["tables"][table]["num_rows"] = pa.ipc.open_stream(data[8:]).read_all().num_rows
-            except (pa.ArrowException, OSError, ValueError):
-                pass
             files[f"shards/{shard}.json"] = _sealed(Receipt, json.dumps(tree).encode())
         else:
             files[name] = _sealed(Receipt, files[name])

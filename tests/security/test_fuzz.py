@@ -1,4 +1,4 @@
-"""Readers meet damaged and forged files: a clear error or a correct read, never a signal, a hang, memory or a wrong row.
+"""Readers meet damaged and forged files: a clear error or a correct read, never a signal, a hang or a wrong row.
 
 Each input is judged in a child process with a limit on its memory and a watchdog (`watching.py`). Seven in ten forged
 files have every checksum made anew, so that what lies behind the checksums is reached.
