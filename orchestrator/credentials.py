@@ -8,10 +8,8 @@ import re
 HIDDEN = "***"
 
 #: `scheme://user:password@` (a port, digits before a slash, is no password), and `https://token@`. Every repetition
-#: is bounded, so that no text takes long.
-_IN_URL = re.compile(
-    r"(?<=://)(?:[^/\s@:'\"]{0,200}:(?!\d+/)[^\s@'\"]{1,500}|(?:(?<=https://)|(?<=http://))[^/\s@'\"]{1,500})(?=@)"
-)
+#: is bounded, so that no text takes long. Made to a path, a URL has one slash.
+_IN_URL = re.compile(r"(:/{1,2})[^/\s@:'\"]{0,200}:(?!\d+/)[^\s@'\"]{1,500}(?=@)|(https?:/{1,2})[^/\s@'\"]{1,500}(?=@)")
 #: `?secret_key=…`, `&X-Amz-Signature=…`
 _IN_QUERY = re.compile(
     r"(?i)(?<=[?&;])((?:[\w.-]{0,30}(?:secret|password|passwd|token|signature|credential|(?:access|api|account)[_-]?key)"
@@ -32,7 +30,7 @@ def without_credentials(text: str) -> str:
     """`text` with `***` in the place of every password, token, and value of a secret variable of the environment."""
     for value in _secret_values():
         text = text.replace(value, HIDDEN)
-    text = _IN_URL.sub(HIDDEN, text)
+    text = _IN_URL.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
     text = _IN_QUERY.sub(rf"\1{HIDDEN}", text)
     return _TOKENS.sub(HIDDEN, text)
 

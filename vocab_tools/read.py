@@ -122,7 +122,9 @@ def describe(
     model = spec["model"]
     family = _FAMILIES.get(model["type"])
     if family is None:
-        raise VocabularyError(f"tokenizer '{name}' is a {model['type']} model; known are WordPiece, Unigram and BPE")
+        raise VocabularyError(
+            f"tokenizer '{name}' is a {str(model['type'])[:40]} model; known are WordPiece, Unigram and BPE"
+        )
     if model.get("end_of_word_suffix"):
         raise VocabularyError(f"tokenizer '{name}' marks the ends of words, not their beginnings; it cannot be used")
     vocab = model["vocab"]

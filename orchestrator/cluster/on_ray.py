@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("orchestrator", "vocab_tools")
 _LONGEST_OUTPUT = 10 << 20
-_LOOPBACK = "127.0.0.1"
 _JOIN = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -130,14 +129,18 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
     token.write_text(_token())
     failed = True
     try:
-        with _environment(
-            {
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(token),
-                "RAY_AUTH_TOKEN": None,
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
-            }
+        with (
+            _on_loopback(),
+            _environment(
+                {
+                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the same as `_on_loopback`, for other processes
+                    "RAY_AUTH_MODE": "token",
+                    "RAY_AUTH_TOKEN_PATH": str(token),
+                    "RAY_AUTH_TOKEN": None,
+                    "RAY_USAGE_STATS_ENABLED": "0",
+                    "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
+                }
+            ),
         ):
             cluster = _start_ray(home / "ray", object_store_bytes, num_cpus)
         yield cluster
@@ -150,6 +153,19 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
                 after.callback(_copy_worker_output, home / "ray", log_folder / "ray")
             after.callback(end_processes, home)
             after.callback(ray.shutdown)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray as it is on systems that ask before a server listens to other machines: its own listen to this one alone."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @functools.cache
@@ -171,8 +187,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None) -> R
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
-            dashboard_host=_LOOPBACK,
-            _node_ip_address=_LOOPBACK,  # so that its servers listen to this machine alone
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),

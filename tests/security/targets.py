@@ -122,7 +122,8 @@ def _store(folder: Path, mutated: tuple[str, ...]) -> Target:
             if name not in files:
                 raise ForgedError(f"shard {index} is not there")
             receipts[str(index)] = receipt = _json(files[name])
-            tables = {table: _columns(files[f"shards/{index:06d}/{table}.arrow"]) for table in receipt["tables"]}
+            asked = ["texts", "tokens", "masked", *_asked(manifest["request"])]
+            tables = {table: _columns(files[f"shards/{index:06d}/{table}.arrow"]) for table in asked}
             _well_formed(tables, manifest, receipt)
             shards[str(index)] = {
                 table: {name: _plain(column) for name, column in columns.items()} for table, columns in tables.items()
@@ -152,6 +153,18 @@ def _store(folder: Path, mutated: tuple[str, ...]) -> Target:
 def _shard(folder: Path) -> Target:
     names = sorted(path.name for path in _store(folder / "names", ()).folder.glob("shards/000001/*"))
     return _store(folder, tuple(f"shards/000001/{name}" for name in names))
+
+
+def _asked(request: dict) -> list[str]:  # type: ignore[type-arg]
+    """The tables of the signals that a manifest asks for."""
+    tables = [f"topk_{request['top_k']:03d}"] if request["top_k"] else []
+    if tables and request["temperatures"]:
+        tables += ["partition", *(f"partition_t{one:g}" for one in request["temperatures"])]
+    tables += [f"{kind}_{request['draws']:03d}" for kind in ("draws", "drawn") if request["draws"]]
+    tables += ["head_states"] if request["head_states"] else []
+    tables = [table + "_all" * request["at_all_tokens"] for table in tables]
+    tables += [f"{kind}_{layer:02d}" for kind, layer in request["states"]]
+    return tables + (["sentence_vectors"] if request["sentence_vectors"] else [])
 
 
 def _sealed(

