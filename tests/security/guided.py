@@ -35,7 +35,7 @@ def main() -> None:
             if verdict.endswith("!"):
                 raise AssertionError(f"{name}, forged {forged}: {verdict}")
 
-    options = [f"-runs={runs}", f"-max_len={longest}", "-timeout=10", "-rss_limit_mb=2048", "-seed=1"]
+    options = [f"-runs={runs}", f"-max_len={longest}", "-timeout=10", "-rss_limit_mb=2048", "-seed=1", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(seeds)], judge)
     atheris.Fuzz()
 
