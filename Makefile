@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults check fix bench clean
+.PHONY: demo test faults fuzz check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/orch demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed
 
 faults: $(VENV)/.installed
 	ORCH_FAULTS=long $(BIN)/python -m pytest tests/faults
+
+fuzz: $(VENV)/.installed
+	ORCH_FUZZ=long $(BIN)/python -m pytest tests/security
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

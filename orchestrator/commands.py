@@ -13,11 +13,15 @@ from typing import ParamSpec
 import typer
 
 from orchestrator.errors import OrchError
+from orchestrator.logs import DiscreetFormatter
 from orchestrator.stopping import stoppable
 
 P = ParamSpec("P")
 
 _verbose = False
+
+#: Control characters, which the name of somebody's file may hold, as what terminals do not obey.
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class _Stopped(BaseException):
@@ -64,7 +68,7 @@ def run_app(app: typer.Typer) -> None:
 
 def _fail(message: str, status: int) -> None:
     typer.secho("orch: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    typer.echo(message.translate(_CONTROLS), err=True)
     sys.exit(status)
 
 
@@ -80,5 +84,5 @@ def log_to_terminal(*, verbose: bool) -> None:
     global _verbose
     _verbose = verbose
     handler = _TerminalLog(logging.INFO if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(DiscreetFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)

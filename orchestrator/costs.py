@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.storage import Place, append_line, read_lines
 
 #: Units between which nothing was done for longer than this belong to different starts of the driver.
@@ -33,6 +35,9 @@ class UnitCost:
     finished: float = field(default_factory=time.time)
 
 
+_COST = TypeAdapter(UnitCost)
+
+
 def record(root: Place, cost: UnitCost) -> None:
     """Add one line."""
     append_line(_path(root), json.dumps(asdict(cost)))
@@ -43,8 +48,8 @@ def read(root: Place) -> list[UnitCost]:
     found: dict[tuple[str, int], UnitCost] = {}
     for line in read_lines(_path(root)):
         try:
-            cost = UnitCost(**json.loads(line))
-        except (ValueError, TypeError):
+            cost = _COST.validate_json(line)
+        except ValidationError:
             continue  # a line that a kill tore
         found[cost.teacher, cost.shard] = cost
     return sorted(found.values(), key=lambda cost: cost.finished)

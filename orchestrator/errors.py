@@ -11,9 +11,15 @@
 Anything else that escapes is a defect of orch and keeps its traceback.
 """
 
+from orchestrator.credentials import without_credentials
+
 
 class OrchError(Exception):
-    """A failure that a person can mend; its text is shown without a traceback."""
+    """A failure that a person can mend; its text is shown without a traceback, and holds no credentials."""
+
+    def __str__(self) -> str:
+        """The sentence, wherever it goes: terminals, logs, lists of what was given up."""
+        return without_credentials(super().__str__())
 
     def __reduce__(self) -> tuple[type["OrchError"], tuple[str]]:
         """Travel between processes as the class and its one sentence."""

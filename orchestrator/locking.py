@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.errors import ClusterError, StorageError
-from orchestrator.storage import Place, RemotePath, leases, make_folder
+from orchestrator.credentials import without_credentials
+from orchestrator.errors import ClusterError, OrchError, StorageError
+from orchestrator.storage import Place, RemotePath, leases, make_folder, parse_json, read_bytes
 
 _LOCK = ".lock"
+_MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def lock_run(root: Place) -> Iterator[None]:
 
 
 def _this_process() -> Driver:
-    command = " ".join(["orch", *sys.argv[1:]])
+    command = without_credentials(" ".join(["orch", *sys.argv[1:]]))[: _MAX_BYTES // 8]
     return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
 
 
@@ -100,9 +102,13 @@ def writer_of(stores: Place) -> str | None:
 
 def _named(root: Path) -> Driver | None:
     try:
-        return Driver(**json.loads((root / _LOCK).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = parse_json(read_bytes(root / _LOCK, max_bytes=_MAX_BYTES))
+    except (OrchError, ValueError):
         return None
+    match found:
+        case {"pid": int(pid), "host": str(host), "since": str(since), "command": str(command)} if 0 < pid < 1 << 31:
+            return Driver(pid, host, since, command)
+    return None
 
 
 def _is_alive(pid: int) -> bool:

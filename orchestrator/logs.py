@@ -2,7 +2,7 @@
 
 Whoever works on a run sees its folder, since students write their checkpoints there: so each process writes its lines
 itself, as they come, and those of one that is killed are there too. A line says time, level, worker, node, pid, unit
-(what the worker does), logger, message, and the traceback where there is one.
+(what the worker does), logger, message, and the traceback where there is one. None ever says a credential.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from orchestrator.credentials import without_credentials
 from orchestrator.storage import make_folder
 
 ACTORS = "actors"
@@ -27,6 +28,14 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _MOST_BYTES = 8 << 20
 
 _unit: ContextVar[str] = ContextVar("unit", default="")
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Records as lines, tracebacks included, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return without_credentials(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -57,9 +66,9 @@ class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {"time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname, **self._who}
-        line |= {"unit": _unit.get(), "logger": record.name, "message": record.getMessage()}
+        line |= {"unit": _unit.get(), "logger": record.name, "message": without_credentials(record.getMessage())}
         if record.exc_info and record.exc_info[0] is not None:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = without_credentials(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -94,7 +103,7 @@ def logging_to(path: Path) -> Iterator[None]:
     actors = path.parent / ACTORS
     make_folder(actors)
     text = _LogFile(path, encoding="utf-8", delay=True)
-    text.setFormatter(logging.Formatter(_FORMAT))
+    text.setFormatter(DiscreetFormatter(_FORMAT))
     text.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [text, _LinesFile(actors / "driver.jsonl", worker="driver")]
     root = logging.getLogger()

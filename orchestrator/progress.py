@@ -5,7 +5,6 @@ Nothing here writes, locks, or imports torch, so that it can be asked often and 
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from orchestrator.events import History, Trouble
 from orchestrator.locking import Driver, driver_of, writer_of
 from orchestrator.records import Unit
 from orchestrator.run import Run
-from orchestrator.storage import Place, matching
+from orchestrator.storage import Place, matching, parse_json, read_bytes
 from orchestrator.transfer.state import TransferState
 
 #: The detail of work that nothing is there of.
@@ -25,6 +24,7 @@ NOT_STARTED = "not started"
 
 _NO_TROUBLE = Trouble()
 _TAIL_BYTES = 8192
+_MAX_BYTES = 1 << 28
 #: Work whose last sign of life is older than this, or than three times what lies between two, is not under way.
 _STALE_SECONDS = 120.0
 
@@ -257,7 +257,7 @@ def last_rows(path: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for line in reversed(lines):
         with suppress(ValueError):
-            row = json.loads(line)
+            row = parse_json(line)
             if isinstance(row, dict):
                 rows.insert(0, row)
         if len(rows) == 2:
@@ -286,14 +286,15 @@ def measured_transfer(run: Run) -> list[Progress]:
     from orchestrator.steps.transferring import plan_path, rows_path
 
     there: dict[str, str] = {}  # cell -> task
-    with suppress(OSError):
-        for line in rows_path(run).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
-                there[row["cell"]] = row["task"]
+    with suppress(OrchError):
+        for line in read_bytes(rows_path(run), max_bytes=_MAX_BYTES).splitlines():
+            with suppress(ValueError, KeyError):
+                row = parse_json(line)
+                if isinstance(row, dict):
+                    there[str(row["cell"])] = str(row["task"])
     asked: object = None
-    with suppress(OSError, ValueError):
-        asked = json.loads(plan_path(run).read_bytes())
+    with suppress(OrchError, ValueError):
+        asked = parse_json(read_bytes(plan_path(run), max_bytes=_MAX_BYTES))
     cells = {cell for cell in asked if isinstance(cell, str)} if isinstance(asked, list) else there.keys()
     if not cells:
         return []

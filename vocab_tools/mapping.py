@@ -11,18 +11,18 @@ V student ids, V_t ids of one teacher.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from vocab_tools.canonical import ROLES, Role
 from vocab_tools.errors import VocabularyError
-from vocab_tools.files import hash_bytes, hash_file
+from vocab_tools.files import JSON, MOST_TOKENS, hash_bytes, hash_file, parse_json, read_bytes, read_map
 from vocab_tools.read import TeacherTokenizer, read_tokenizer
 from vocab_tools.tokenizers import dump
 from vocab_tools.union import Int32
@@ -30,6 +30,9 @@ from vocab_tools.union import Int32
 MAPPING_FILE = "mapping.json"
 FORMAT = 1
 _KEYS = {"format", "size", "merge", "teachers", "opened", "tokenizers", "files"}
+_MAX_BYTES = 1 << 22
+_LONGEST_NAME = 400
+_HASH = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,21 @@ class Vocabulary:
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """The token of each student id, as vocab.json calls it."""
-        return tuple(json.loads(self._checked("vocab.json").read_text(encoding="utf-8")).values())
+        path = self._checked("vocab.json")
+        try:
+            found = parse_json(read_bytes(path), once=True)
+        except ValueError as error:
+            raise VocabularyError(f"{path} is damaged ({error}); build the vocabulary again") from error
+        words = [word for word in found.values() if isinstance(word, str)] if isinstance(found, dict) else []
+        if not isinstance(found, dict) or len(words) != self.size or list(found) != [*map(str, range(self.size))]:
+            raise VocabularyError(f"{path} does not name the ids 0 to {self.size - 1}; build the vocabulary again")
+        return tuple(words)
 
     def map(self, name: str) -> Int32:
         """Teacher id -> student id, int32 [V_t], -1 where there is none; read-only."""
-        table: Int32 = np.load(self._checked(f"maps/{self._known(name, self.teachers)}.npy"), allow_pickle=False)
-        if (
-            table.dtype != np.int32
-            or table.ndim != 1
-            or (table.size and not -1 <= table.min() <= table.max() < self.size)
-        ):
+        table = read_map(self._checked(f"maps/{self._known(name, self.teachers)}.npy"))
+        if table.size and not -1 <= table.min() <= table.max() < self.size:
             raise VocabularyError(f"{self.folder}/maps/{name}.npy is no map into {self.size} ids; build it again")
-        table.setflags(write=False)
         return table
 
     def support(self, name: str) -> npt.NDArray[np.bool_]:
@@ -116,29 +122,62 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     """Open what build_vocabulary wrote; refuses an incomplete folder and a changed vocab.json or map."""
     folder = Path(folder)
     path = folder / MAPPING_FILE
+    if not path.exists():
+        raise VocabularyError(f"{folder} is no vocabulary folder ({path.name}: there is no such file)")
+    data = read_bytes(path, max_bytes=_MAX_BYTES)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise VocabularyError(f"{path} has format {document['format']}, this version reads {FORMAT}")
+        document = parse_json(data)
+        if not isinstance(document, dict):
+            raise ValueError("it holds no JSON object")
+        found = document.get("format", FORMAT)
+        if found != FORMAT:
+            raise VocabularyError(f"{path} has format {str(found)[:40]}, this version reads {FORMAT}")
+        if dump(document) != data:  # such as a key written twice, which readers take differently
+            raise ValueError("it is not as it was written")
         checksum = document.pop("checksum", None)  # folders of before it had none
         if set(document) != _KEYS or (checksum is not None and checksum != hash_bytes(dump(document))):
             raise ValueError("its content does not fit its checksum")
-        vocabulary = Vocabulary(
-            folder=folder,
-            size=document["size"],
-            merge=document["merge"],
-            teachers=document["teachers"],
-            opened=document["opened"],
-            tokenizers=document["tokenizers"],
-            _hashes=document["files"],
-        )
-    except OSError as error:
-        raise VocabularyError(f"{folder} is no vocabulary folder ({path.name}: {error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+        vocabulary = _vocabulary(folder, document)
+    except ValueError as error:
         raise VocabularyError(f"{path} is damaged ({error}); build the vocabulary again") from error
     for file in ("vocab.json", *(f"maps/{name}.npy" for name in vocabulary.teachers)):
         vocabulary._checked(file)
     return vocabulary
+
+
+def _vocabulary(folder: Path, document: Mapping[str, JSON]) -> Vocabulary:
+    """ValueError when a value has another type than it is written with, or a name would lead out of the folder."""
+    size, merge = document["size"], document["merge"]
+    if type(size) is not int or not len(ROLES) <= size <= MOST_TOKENS or not isinstance(merge, str):
+        raise ValueError(f"its size is {str(size)[:40]}")
+    teachers, opened, tokenizers, files = (
+        _words(document[key], key) for key in ("teachers", "opened", "tokenizers", "files")
+    )
+    names = [*teachers, *opened, *tokenizers]
+    if any("/" in name for name in names) or not all(map(_stays_inside, [*names, *files])):
+        raise ValueError("it names files outside of its folder")
+    if not all(map(_HASH.fullmatch, [*teachers.values(), *files.values()])):
+        raise ValueError("what should be a hash is none")
+    if not opened.keys() <= teachers.keys() or not set(tokenizers.values()) <= {"", *teachers}:
+        raise ValueError("it has tokenizers of teachers that it does not name")
+    return Vocabulary(folder, size, merge, teachers, opened, tokenizers, files)
+
+
+def _words(value: JSON, key: str) -> dict[str, str]:
+    words = {name: word for name, word in value.items() if isinstance(word, str)} if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or len(words) != len(value):
+        raise ValueError(f"its '{key}' are no names and words")
+    return words
+
+
+def _stays_inside(file: str) -> bool:
+    parts = PurePosixPath(file).parts
+    return (
+        0 < len(file) <= _LONGEST_NAME
+        and str(PurePosixPath(*parts)) == file
+        and not {"/", "..", "."} & set(parts)
+        and "\0" not in file
+    )
 
 
 def write_mapping(

@@ -5,7 +5,6 @@ B rows, L tokens, M masked positions, V_t ids of the teacher. torch and transfor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vocab_tools.errors import VocabularyError
+from vocab_tools.files import parse_json, read_bytes
 from vocab_tools.read import TeacherTokenizer
 from vocab_tools.union import Int32
 
@@ -24,6 +24,7 @@ _MOST_TEXTS = 200
 _BATCH = 16
 _LENGTH = 128
 _MASKED_SHARE = 0.15
+_MAX_CONFIG_BYTES = 1 << 26
 
 
 def has_model(path: Path | str) -> bool:
@@ -32,10 +33,13 @@ def has_model(path: Path | str) -> bool:
     if not config.is_file() or not any(folder.glob("*.safetensors")):
         return False
     try:
-        classes = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
-    except (ValueError, AttributeError):
+        document = parse_json(read_bytes(config, max_bytes=_MAX_CONFIG_BYTES))
+    except ValueError:
         return False
-    return any(str(one).endswith(("ForMaskedLM", "BertForPreTraining")) for one in classes)
+    classes = document.get("architectures") if isinstance(document, dict) else None
+    return isinstance(classes, list) and any(
+        str(one).endswith(("ForMaskedLM", "BertForPreTraining")) for one in classes
+    )
 
 
 def teacher_mass_outside(

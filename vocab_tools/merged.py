@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vocab_tools.canonical import ROLES, CanonicalToken, display, is_cut_off, role_name
-from vocab_tools.read import JSON, TeacherTokenizer
+from vocab_tools.files import JSON
+from vocab_tools.read import TeacherTokenizer
 from vocab_tools.specs import METASPACE, Component, added_token, byte_pieces, components, template
 from vocab_tools.tokenizers import dump
 from vocab_tools.union import Int32, Union

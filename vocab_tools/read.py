@@ -8,19 +8,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from vocab_tools.canonical import Marks, Role, find_roles, looks_reserved
 from vocab_tools.errors import VocabularyError
+from vocab_tools.files import JSON, MOST_TOKENS, parse_json, read_bytes
 from vocab_tools.read_files import read_byte_level, read_sentencepiece, read_wordpiece
 from vocab_tools.specs import Family, Spec, is_byte_level, marks_words_with_metaspace
 
 if TYPE_CHECKING:
     import tokenizers
-
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _FAMILIES: dict[str, Family] = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -88,6 +87,13 @@ def read_tokenizer(where: Path | str, *, name: str | None = None) -> TeacherToke
         raise VocabularyError(f"{where} does not exist; expected a tokenizer's folder or file, or a name of the hub")
     if not path.exists():
         return _read_with_transformers(str(where), name)
+    try:
+        return _read_local(path, name)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # of what a damaged file lacks
+        raise VocabularyError(f"{where} cannot be read as a tokenizer ({error!r:.200}); is the file whole?") from error
+
+
+def _read_local(path: Path, name: str) -> TeacherTokenizer:
     folder = path if path.is_dir() else path.parent
     config = _read_json(folder / "tokenizer_config.json") if path.is_dir() else {}
     declared = _declared(config)
@@ -116,7 +122,9 @@ def describe(
     model = spec["model"]
     family = _FAMILIES.get(model["type"])
     if family is None:
-        raise VocabularyError(f"tokenizer '{name}' is a {model['type']} model; known are WordPiece, Unigram and BPE")
+        raise VocabularyError(
+            f"tokenizer '{name}' is a {str(model['type'])[:40]} model; known are WordPiece, Unigram and BPE"
+        )
     if model.get("end_of_word_suffix"):
         raise VocabularyError(f"tokenizer '{name}' marks the ends of words, not their beginnings; it cannot be used")
     vocab = model["vocab"]
@@ -124,6 +132,13 @@ def describe(
     index |= {token["content"]: token["id"] for token in spec["added_tokens"]}
     if not index:
         raise VocabularyError(f"tokenizer '{name}' has no tokens")
+    wrong = [(token, i) for token, i in index.items() if type(i) is not int or not 0 <= i < MOST_TOKENS]
+    if wrong or rows >= MOST_TOKENS:
+        token, i = wrong[0] if wrong else ("its model", rows)
+        raise VocabularyError(
+            f"tokenizer '{name}': {token!r:.60} has {str(i)[:40]}, beyond the ids 0 to {MOST_TOKENS - 1:,}; "
+            "is the file damaged?"
+        )
     size = max(index.values()) + 1
     notes: list[str] = []
     if rows > size:
@@ -177,8 +192,11 @@ def _read_file(file: Path, *, lowercase: JSON) -> Spec:
             return read_wordpiece(file, lowercase=lowercase if isinstance(lowercase, bool) else None)
         if file.name == "vocab.json":
             return read_byte_level(file, file.with_name("merges.txt"))
-        return _completed(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        document = parse_json(read_bytes(file))
+        if not isinstance(document, dict):
+            raise TypeError("it holds no JSON object")
+        return _completed(document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VocabularyError(f"{file} cannot be read as a tokenizer ({error}); is the file whole?") from error
 
 
@@ -244,7 +262,7 @@ def _read_json(path: Path) -> dict[str, JSON]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_bytes(path))
     except ValueError as error:
         raise VocabularyError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(document, dict):

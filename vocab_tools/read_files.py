@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from vocab_tools.errors import VocabularyError
+from vocab_tools.files import parse_json, read_bytes
 from vocab_tools.specs import METASPACE, AddedToken, Component, Model, Spec, added_token, byte_alphabet, template
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # SentencePiece.Type
@@ -16,7 +17,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # SentenceP
 
 def read_wordpiece(vocab_file: Path, *, lowercase: bool | None) -> Spec:
     """A `vocab.txt` as BERT reads it; `lowercase` None: decided by the tokens themselves."""
-    lines = vocab_file.read_bytes().decode("utf-8").split("\n")
+    lines = read_bytes(vocab_file).decode("utf-8").split("\n")
     tokens = lines[:-1] if lines and not lines[-1] else lines
     vocab = {token.removesuffix("\r"): index for index, token in enumerate(tokens)}
     special = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocab]
@@ -50,8 +51,8 @@ def read_wordpiece(vocab_file: Path, *, lowercase: bool | None) -> Spec:
 
 def read_byte_level(vocab_file: Path, merges_file: Path) -> Spec:
     """`vocab.json` and `merges.txt` as GPT-2 writes them; and RoBERTa's special tokens and template if there."""
-    vocab: dict[str, int] = json.loads(vocab_file.read_text(encoding="utf-8"))
-    lines = merges_file.read_text(encoding="utf-8").split("\n")
+    vocab = cast(dict[str, int], parse_json(read_bytes(vocab_file)))  # ids are checked where tokens are placed
+    lines = read_bytes(merges_file).decode("utf-8").split("\n")
     merges = [
         (left, right) for left, _, right in (line.partition(" ") for line in lines[_first_merge(lines) :]) if right
     ]
@@ -89,7 +90,7 @@ def read_sentencepiece(model_file: Path) -> Spec:
     from sentencepiece import sentencepiece_model_pb2
 
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model_file.read_bytes())
+        proto = sentencepiece_model_pb2.ModelProto.FromString(read_bytes(model_file))
     except DecodeError as error:
         raise VocabularyError(f"{model_file} is no SentencePiece model") from error
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vocab_tools.canonical import ROLES, CanonicalToken
 from vocab_tools.errors import VocabularyError
+from vocab_tools.files import read_bytes
 from vocab_tools.read import TeacherTokenizer
 from vocab_tools.union import Union
 
@@ -171,7 +172,7 @@ def read_report(folder: Path) -> VocabularyReport:
     """The report that write_report left in a folder."""
     path = folder / "report.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_bytes(path))
         return VocabularyReport(
             **document
             | {
@@ -182,7 +183,7 @@ def read_report(folder: Path) -> VocabularyReport:
                 "texts": tuple(TextMeasure(**entry) for entry in document["texts"]),
             }
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VocabularyError(f"{path} cannot be read ({error}); build the vocabulary again") from error
 
 

@@ -26,7 +26,8 @@ import numpy as np
 
 from vocab_tools.canonical import ROLES, Role, role_name
 from vocab_tools.errors import VocabularyError
-from vocab_tools.read import JSON, TeacherTokenizer
+from vocab_tools.files import JSON
+from vocab_tools.read import TeacherTokenizer
 from vocab_tools.specs import AddedToken, Component, added_token, hides_spaces
 from vocab_tools.union import Int32
 

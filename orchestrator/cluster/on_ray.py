@@ -29,6 +29,7 @@ from orchestrator.cluster.ray_pool import open_ray_pool
 from orchestrator.cluster.scheduler import Actors, Scheduler
 from orchestrator.cluster.units import Outcome, R, Surroundings, U, Work, set_environment
 from orchestrator.cluster.watching import watched
+from orchestrator.credentials import without_credentials
 from orchestrator.errors import ClusterError
 from orchestrator.logs import ACTORS
 from orchestrator.stopping import stoppable
@@ -190,13 +191,18 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
     token.write_text(_token())
     failed = True
     try:
-        with _environment(
-            {
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(token),
-                "RAY_AUTH_TOKEN": None,
-                "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
-            }
+        with (
+            _on_loopback(),
+            _environment(
+                {
+                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the same as `_on_loopback`, for other processes
+                    "RAY_AUTH_MODE": "token",
+                    "RAY_AUTH_TOKEN_PATH": str(token),
+                    "RAY_AUTH_TOKEN": None,
+                    "RAY_USAGE_STATS_ENABLED": "0",
+                    "RAY_prestart_worker_first_driver": "0",  # else an idle Python per core
+                }
+            ),
         ):
             cluster = _start_ray(home / "ray", object_store_bytes, num_cpus, log_folder)
         yield cluster
@@ -209,6 +215,19 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
                 after.callback(_copy_worker_output, home / "ray", log_folder / "ray")
             after.callback(end_processes, home)
             after.callback(ray.shutdown)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray as it is on systems that ask before a server listens to other machines: its own listen to this one alone."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @functools.cache
@@ -230,6 +249,7 @@ def _start_ray(folder: Path, object_store_bytes: int, num_cpus: int | None, log_
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
@@ -297,4 +317,5 @@ def _copy_worker_output(session_root: Path, folder: Path) -> None:
         said = [line for line in lines if not line.startswith(b":")]  # Ray's own marks: job and actor
         if said:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / path.name).write_bytes(b"".join(said))
+            text = b"".join(said).decode(errors="replace")
+            (folder / path.name).write_text(without_credentials(text), encoding="utf-8")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from orchestrator.cluster.machines import Need
+from orchestrator.credentials import without_credentials
 from orchestrator.errors import ClusterError, OrchError, UnitError
 
 logger = logging.getLogger(__name__)
@@ -228,7 +229,8 @@ def _attempt(call: Callable[[], R]) -> Reply[R]:
     except OrchError as error:
         return Reply(None, time.monotonic() - started, error=error)
     except Exception as error:
-        failure = traceback.format_exception_only(error)[-1].strip()
+        failure = without_credentials(traceback.format_exception_only(error)[-1].strip())
         exhausted = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's name for it
         seconds = time.monotonic() - started
-        return Reply(None, seconds, failure=failure, trace=traceback.format_exc(), out_of_memory=exhausted)
+        trace = without_credentials(traceback.format_exc())
+        return Reply(None, seconds, failure=failure, trace=trace, out_of_memory=exhausted)

@@ -1,4 +1,8 @@
-"""The only reader of YAML: a file becomes a tree of plain values, or one sentence says why not."""
+"""The only reader of YAML: a file becomes a tree of plain values, or one sentence says why not.
+
+Nothing in it is executed, no alias makes it larger than its limits, and credentials are refused: what is read here is
+copied to run folders, reports and model cards.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,72 @@ from typing import TypeAlias
 
 import yaml
 
-from orchestrator.errors import ConfigError
+from orchestrator.credentials import holds_credentials
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage import read_bytes
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 18
+_MAX_VALUES = 10_000  # with those of an alias counted again; 100 languages take about 1 000
+_MAX_DEPTH = 50
 
 Tree: TypeAlias = dict[str, object]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses a key written twice."""
+    """Safe YAML within limits that also refuses a key written twice, and credentials."""
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self.name = where
+        self.depth = self.num_values = 0
+        self._sizes: dict[int, int] = {}  # id of a finished node, which lives as long as the loader -> its values
+        self._words: list[tuple[str, yaml.Mark]] = []
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, counted with all that it stands for."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        is_alias = self.check_event(yaml.AliasEvent)
+        before, self.depth = self.num_values, self.depth + 1
+        if self.depth > _MAX_DEPTH:
+            raise ConfigError(f"{_place(mark)}: nested too deeply to be a configuration.")
+        node = super().compose_node(parent, index)
+        assert node is not None
+        self.depth -= 1
+        if is_alias:
+            if id(node) not in self._sizes:
+                raise ConfigError(f"{_place(mark)}: an alias stands within what it names; write it out.")
+            self.num_values += self._sizes[id(node)]
+        else:
+            self.num_values += 1
+            self._sizes[id(node)] = self.num_values - before
+        if self.num_values > _MAX_VALUES:
+            raise ConfigError(f"{_place(mark)}: more than {_MAX_VALUES:,} values, too many for a configuration.")
+        if isinstance(node, yaml.ScalarNode):
+            self._words.append((node.value, mark))
+        return node
+
+    def refuse_credentials(self) -> None:
+        """ConfigError where a value that was read is, or holds, a credential."""
+        if holds_credentials("\n".join(word for word, _ in self._words)):
+            for word, mark in self._words:
+                if holds_credentials(word):
+                    raise ConfigError(
+                        f"{_place(mark)} holds a password, a key or a token, which a run would copy to its files; take "
+                        "it out, and give it by a variable of the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY) or the "
+                        "provider's own file (~/.aws/credentials)."
+                    )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # `<<: *anchor`, whose keys may be overridden
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{_place(key_node.start_mark)}: a key must be one word, not a list or a section.")
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise ConfigError(
-                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: the key '{key}' is written "
-                    "twice; keep one of the two."
+                    f"{_place(key_node.start_mark)}: the key '{key}' is written twice; keep one of the two."
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -44,39 +94,54 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|Tr
 
 def read_yaml(path: Path) -> Tree:
     """The mapping in a YAML file, with anchors resolved and nothing executed."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path} is larger than 1 MB: a configuration was expected, is this another file?")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         raise ConfigError(
             f"There is no configuration at {path}: write one with `orch init`, or name yours with --config FILE."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from None
-    return read_mapping(text, where=str(path))
+        )
+    return read_mapping(read_text(path, what="configuration"), where=str(path))
+
+
+def read_text(path: Path, *, what: str) -> str:
+    """The text of a file of YAML, which is a `what`; ConfigError when it is too large for one or cannot be read."""
+    try:
+        return read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
+    except (StorageError, UnicodeDecodeError) as error:
+        reason = "there is no such file" if not path.exists() else str(error).rstrip(".")
+        raise ConfigError(f"The {what} {path} cannot be read: {reason}.") from None
 
 
 def read_value(text: str, *, where: str) -> object:
     """One value as YAML reads it, such as the right side of `--set`; ConfigError when it is none."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+        return _load(text, where)
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"{where}: the value is not YAML; put it in quotes.") from None
 
 
 def read_mapping(text: str, *, where: str) -> Tree:
     """The mapping that a text holds; ConfigError names `where` and the line."""
     try:
-        loader = _Loader(text)
-        loader.name = where
-        tree = loader.get_single_data()
-    except yaml.YAMLError as error:
+        tree = _load(text, where)
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{where}{line} is not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except RecursionError:
-        raise ConfigError(f"{where} is nested too deeply to be a configuration.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} holds no sections: `corpus:`, `teachers:` and `objectives:` were expected.")
     return tree
+
+
+def _load(text: str, where: str) -> object:
+    try:
+        loader = _Loader(text, where)
+        node = loader.get_single_node()
+        loader.refuse_credentials()
+        return None if node is None else loader.construct_document(node)
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:  # of a tag that its value does not fit
+        raise ValueError(f"a value does not fit its tag ({error})") from error
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply to be a configuration.") from None
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f"{mark.name}, line {mark.line + 1}"

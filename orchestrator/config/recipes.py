@@ -22,7 +22,7 @@ from orchestrator.config.objectives import (
     SoftmaxRegressionObjective,
     SoftTargetsObjective,
 )
-from orchestrator.config.reading import Tree, read_mapping
+from orchestrator.config.reading import Tree, read_mapping, read_text
 from orchestrator.config.run import PhaseSection
 from orchestrator.errors import ConfigError
 from orchestrator.resources import configs_folder
@@ -111,11 +111,7 @@ def read_recipe(name: object) -> Recipe:
         if name not in known:
             raise ConfigError(f"There is no recipe '{name}': {nearest(name, known)} (`orch recipes` shows them all)")
         path = _folder() / f"{name}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise ConfigError(f"The recipe {path} cannot be read: {reason}.") from None
+    text = read_text(path, what="recipe")
     tree = read_mapping(text, where=str(path))
     if "recipe" in tree:
         raise ConfigError(f"{path} is a recipe, and cannot name another one; write out what it takes from it.")

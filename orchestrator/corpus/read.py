@@ -17,6 +17,7 @@ from orchestrator.config.corpus import TextSource
 from orchestrator.errors import DataError, OrchError
 
 _BATCH_ROWS = 4096
+_LONGEST_LINE = 64 << 20
 
 
 def source_files(source: TextSource, *, key: str) -> list[Path]:
@@ -79,7 +80,11 @@ def _reader_of(path: Path, key: str) -> _Reader:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
+            if len(line) > _LONGEST_LINE:
+                raise DataError(
+                    f"{path}, line {number} is longer than {_LONGEST_LINE >> 20} MB; one text on each line is expected"
+                )
             # a byte-order mark is an artefact of some editors, not text
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
@@ -103,7 +108,7 @@ def _json_lines(path: Path, source: TextSource, key: str) -> Iterator[str]:
             row = json.loads(line)
         except UnicodeDecodeError:
             raise DataError(f"{place} is not UTF-8; convert the file to UTF-8") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place} is not JSON ({error}); one object per line is expected") from None
         if not isinstance(row, dict):
             raise DataError(f"{place} is a JSON {type(row).__name__}; one object per line is expected")

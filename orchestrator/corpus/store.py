@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from orchestrator import storage
+from orchestrator.arrow import read_batches
 from orchestrator.config.base import Language
 from orchestrator.config.corpus import CorpusSection, LanguageSection, TextSource
 from orchestrator.corpus.held_out import HeldOut
@@ -29,7 +30,7 @@ Progress: TypeAlias = Callable[[str, Split, int], None]
 
 T = TypeVar("T")
 
-_FORMAT = 1
+_FORMAT: Literal[1] = 1
 _SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
 _FILE_BYTES = 64 << 20
 _BATCH_BYTES = 1 << 20
@@ -38,41 +39,69 @@ _SAMPLE_RUNS = 32
 _OPEN_FILES = 32
 
 
+_Count: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Hash: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+#: `<language>/<split>/NNNNN.arrow`: a name that never leads out of the corpus.
+_FileName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/(train|held_out)/[0-9]{5,9}\.arrow$")
+]
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class SplitInfo(_Record):
     """How much text one split of one language has."""
 
-    num_texts: int
-    num_characters: int
+    num_texts: _Count
+    num_characters: _Count
 
 
 class _File(_Record):
-    name: str
-    num_texts: int
-    num_bytes: int
-    hash: str
+    name: _FileName
+    num_texts: _Count
+    num_bytes: _Count
+    hash: _Hash
 
 
 class _SplitRecord(SplitInfo):
-    hash: str
+    hash: _Hash
     files: tuple[_File, ...]
 
 
 class _LanguageRecord(_Record):
     train: _SplitRecord
     held_out: _SplitRecord
-    dropped_from_train: int
+    dropped_from_train: _Count
 
 
 class _CorpusRecord(_Record):
     format: Literal[1]
-    fingerprint: str
+    fingerprint: _Hash
     seed: int
     specification: dict[Language, dict[str, object]]
     languages: dict[Language, _LanguageRecord]
+    checksum: str | None = None  # of all the above; corpora of before it have none
+
+    def sealed(self) -> _CorpusRecord:
+        """The same with its checksum."""
+        data = self.model_dump_json(exclude={"checksum"}).encode()
+        return self.model_copy(update={"checksum": storage.hash_bytes(data)})
+
+    def problem(self) -> str | None:
+        """What in it contradicts itself."""
+        if self.checksum is not None and self != self.sealed():
+            return "its content does not fit its checksum"
+        if self.fingerprint != _fingerprint(self.languages):
+            return "its fingerprint is of other texts"
+        for name, language in self.languages.items():
+            for split, record in (("train", language.train), ("held_out", language.held_out)):
+                if any(not file.name.startswith(f"{name}/{split}/") for file in record.files):
+                    return f"{name} has files of another language or split"
+                if sum(file.num_texts for file in record.files) != record.num_texts:
+                    return f"the files of {name} hold another number of texts"
+        return None
 
 
 class Corpus:
@@ -170,9 +199,16 @@ class Corpus:
             if problem is not None:
                 raise StoreError(problem)
             self._verified.add(file.name)
-        table = self._use(file, lambda path: pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-        assert table.schema.equals(_SCHEMA)
-        return table.column("text")
+        path = self.folder / file.name
+        try:
+            column = self._use(file, _read_column)
+            if len(column) != file.num_texts:
+                raise ValueError(f"{len(column)} texts where corpus.json says {file.num_texts}")
+        except ValueError as error:
+            raise StoreError(
+                f"{path} of the corpus is damaged ({error}); delete {self.folder} and run again to build it anew"
+            ) from error
+        return column
 
     def _use(self, file: _File, use: Callable[[Path], T], *, anew: bool = False) -> T:
         return storage.use_local(self.folder / file.name, use, num_bytes=file.num_bytes, hash=file.hash, anew=anew)
@@ -193,14 +229,13 @@ def build_corpus(section: CorpusSection, *, root: Place, seed: int, on_progress:
         name: _build_language(language, section, folder=folder, name=name, seed=seed, on_progress=on_progress)
         for name, language in section.languages.items()
     }
-    hashes = [[name, record.train.hash, record.held_out.hash] for name, record in sorted(languages.items())]
     record = _CorpusRecord(
         format=_FORMAT,
-        fingerprint=storage.hash_bytes(json.dumps(hashes).encode()),
+        fingerprint=_fingerprint(languages),
         seed=seed,
         specification=specification,
         languages=languages,
-    )
+    ).sealed()
     storage.write_bytes(folder / "corpus.json", record.model_dump_json(indent=1).encode())
     return Corpus(folder, record)
 
@@ -217,12 +252,25 @@ def open_corpus(folder: Place) -> Corpus:
         raise StoreError(f"{folder} holds no finished corpus (corpus.json is missing); build it first")
     try:
         record = _CorpusRecord.model_validate_json(storage.read_bytes(path, max_bytes=_MAX_RECORD_BYTES))
+        problem = record.problem()
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        where = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"]))
+        problem = f"at '{where[:200]}'"
+    if problem is not None:
         raise StoreError(
-            f"{path} is damaged or of another version (at '{where}'); delete {folder} and run again to build it anew"
-        ) from error
+            f"{path} is damaged or of another version ({problem}); delete {folder} and run again to build it anew"
+        )
     return Corpus(folder, record)
+
+
+def _read_column(path: Path) -> pa.ChunkedArray:
+    with pa.memory_map(str(path)) as mapped:
+        return pa.Table.from_batches(read_batches(mapped.read_buffer(), _SCHEMA), _SCHEMA).column("text")
+
+
+def _fingerprint(languages: Mapping[str, _LanguageRecord]) -> str:
+    hashes = [[name, record.train.hash, record.held_out.hash] for name, record in sorted(languages.items())]
+    return storage.hash_bytes(json.dumps(hashes).encode())
 
 
 def _place(section: CorpusSection, root: Place, seed: int) -> tuple[Place, dict[Language, dict[str, object]]]:

@@ -16,6 +16,8 @@ from orchestrator.models.encoder import Encoder, freeze
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer
 from orchestrator.records import Int32
+from vocab_tools.errors import VocabularyError
+from vocab_tools.files import read_map
 
 
 def load_model(model: EvaluatedModel, job: EvaluationJob) -> Encoder:
@@ -44,11 +46,9 @@ def load_id_map(path: Path, *, size: int, vocabulary: int) -> Int32:
         StoreError: the file is missing, no int32 list, or names an id outside the vocabulary.
     """
     try:
-        id_map = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path}: the id map cannot be read ({error}); build the vocabulary again.") from None
-    if not isinstance(id_map, np.ndarray) or id_map.ndim != 1 or id_map.dtype != np.int32:
-        raise StoreError(f"{path} is no id map: one list of int32 was expected; build the vocabulary again.")
+        id_map = read_map(path)
+    except VocabularyError as error:
+        raise StoreError(f"{error}.") from None
     if len(id_map) and (id_map.max() >= vocabulary or id_map.min() < -1):
         raise StoreError(
             f"{path}: id {id_map.max()} is outside the model's vocabulary of {vocabulary}; the map belongs to another "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import TypeAlias
 from orchestrator.errors import DataError
 from orchestrator.models.architectures import ARCHITECTURES
 from orchestrator.models.quiet import quiet_hub
-from orchestrator.storage import hash_bytes, hash_file, read_bytes
+from orchestrator.storage import hash_bytes, hash_file, parse_json, read_bytes
 
 #: Name of a weight -> its shape.
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -44,6 +44,7 @@ _VOCABULARIES = (
 
 _MAX_JSON_BYTES = 64 << 20
 _MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,14 @@ def _weight_files(folder: Path) -> list[Path]:
     weight_map = _read_json(index, "it lists the weights of each file").get("weight_map")
     if not isinstance(weight_map, dict):
         raise DataError(f"{index} has no 'weight_map'; fetch the checkpoint again")
-    return [folder / str(name) for name in sorted(set(weight_map.values()))]
+    names = sorted(set(map(str, weight_map.values())))
+    strange = next((name for name in names if not _SHARD_NAME.fullmatch(name)), None)
+    if strange is not None:
+        raise DataError(
+            f"{index} names the file '{strange[:80]}', expected were .safetensors files beside it; fetch the "
+            "checkpoint again"
+        )
+    return [folder / name for name in names]
 
 
 def _read_shapes(folder: Path) -> Shapes:
@@ -214,13 +222,22 @@ def _read_shapes(folder: Path) -> Shapes:
         try:
             with file.open("rb") as stream:
                 (size,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(size, _MAX_HEADER_BYTES)))
-            shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+                header = parse_json(stream.read(min(size, _MAX_HEADER_BYTES)))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
+            shapes |= {name: _shape(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise DataError(
                 f"{file} is not a readable safetensors file; fetch or export the checkpoint again"
             ) from error
     return shapes
+
+
+def _shape(found: object) -> tuple[int, ...]:
+    sizes = tuple(size for size in found if type(size) is int and size >= 0) if isinstance(found, list) else ()
+    if not isinstance(found, list) or len(sizes) != len(found):
+        raise ValueError(f"{found!r:.80} is no shape")
+    return sizes
 
 
 def _fetch_description(path: str, revision: str | None) -> tuple[dict[str, object], Shapes]:
@@ -245,7 +262,7 @@ def _read_json(file: Path, purpose: str) -> dict[str, object]:
     if not file.is_file():
         raise DataError(f"{file} is missing; {purpose}")
     try:
-        content = json.loads(read_bytes(file, max_bytes=_MAX_JSON_BYTES))
+        content = parse_json(read_bytes(file, max_bytes=_MAX_JSON_BYTES))
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON; fetch the checkpoint again") from error
     if not isinstance(content, dict):
@@ -268,7 +285,7 @@ def _windows(config: Mapping[str, object], *, depth: int) -> tuple[int | None, .
 
 def _number(config: Mapping[str, object], key: str, path: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or not 1 <= value < 1 << 31:
         raise DataError(f"{path}: config.json has {key} = {value!r}, expected a positive number")
     return value
 

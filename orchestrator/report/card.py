@@ -115,7 +115,7 @@ def _teachers(student: StudentSpec, config: RunConfig) -> Iterator[str]:
     for name in _names(student):
         languages = [language for language in student.languages if student.teachers.get(language) == name]
         teacher = config.teachers[name]
-        lines.append(f"| {name} | {', '.join(languages)} | {_weights(teacher)} | {teacher.revision or '–'} |\n")
+        lines.append(f"| {name} | {', '.join(languages)} | {_weights(teacher)} | {_revision(teacher)} |\n")
     yield "".join(lines)
 
 
@@ -238,15 +238,25 @@ def _weights(teacher: TeacherSection) -> str:
     return shown if teacher.model is not None else f"{shown} (tokenizer only)"
 
 
+def _revision(teacher: TeacherSection) -> str:
+    return _word(teacher.revision) if teacher.revision else "–"
+
+
 def _source(source: TextSource) -> str:
     if source.dataset is not None:
-        config = f", {source.dataset_config}" if source.dataset_config is not None else ""
-        return f"data set {_code(source.dataset)}{config}, split {source.dataset_split}"
+        config = f", {_word(source.dataset_config)}" if source.dataset_config is not None else ""
+        return f"data set {_code(source.dataset)}{config}, split {_word(source.dataset_split)}"
     return ", ".join(_code(Path(file).name) for file in source.files)
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    """Text from outside as code, in which nothing is markup; line breaks would end it, and a bar a cell."""
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _word(text: str) -> str:
+    """An ordinary word as it is, anything else as code."""
+    return text if re.fullmatch(r"[\w.+-]+", text) else _code(text)
 
 
 def _listed(words: list[str]) -> str:

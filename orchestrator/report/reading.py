@@ -5,7 +5,6 @@ Shape legend: S logged steps.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.errors import StoreError
 from orchestrator.records import MetricRow
-from orchestrator.storage import read_bytes
+from orchestrator.storage import parse_json, read_bytes
 
 Floats = npt.NDArray[np.float64]
 
@@ -122,7 +121,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        parse_json(line.encode())
     except ValueError:
         return False
     return True

@@ -38,6 +38,7 @@ Coverage: TypeAlias = dict[str, list[tuple[int, int]]]
 MANIFEST, SHARDS = "manifest.json", "shards"
 
 MOST_SHARDS = 1_000_000
+_LONGEST_REASON = 300  # it may hold what the file holds
 
 
 class _Strict(BaseModel):
@@ -62,7 +63,10 @@ class _Sealed(_Strict):
 
     def write(self, path: Place) -> None:
         """Write durably; what was there is replaced in one step."""
-        write_bytes(path, self.model_dump_json(indent=1).encode())
+        write_bytes(path, self._text())
+
+    def _text(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
 
     @classmethod
     def read(cls, path: Place) -> Self:
@@ -72,6 +76,8 @@ class _Sealed(_Strict):
             found = cls.model_validate_json(data)
             if found.checksum != found.content_hash():
                 raise ValueError("its content does not fit its checksum")
+            if found._text() != data:  # such as a key written twice, which readers take differently
+                raise ValueError("it is not as it was written")
         return found
 
 
@@ -209,4 +215,4 @@ def naming(
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False, include_input=False)[0]
             reason = ".".join(map(str, first["loc"])) + ": " + first["msg"]
-        raise StoreError(f"{path} {problem} ({reason.removeprefix(': ')}); {cure}") from error
+        raise StoreError(f"{path} {problem} ({reason.removeprefix(': ')[:_LONGEST_REASON]}); {cure}") from error

@@ -47,6 +47,9 @@ def check_rows(tables: Tables, *, language: int, sizes: TeacherSizes | None) -> 
         raise StoreError("table 'masked' names tokens outside their row, or not in ascending order")
     if (input_id < 0).any() or (_whole(masked["label_id"]) < 0).any():
         raise StoreError("tables 'tokens' and 'masked' hold negative ids")
+    if sizes is not None:
+        _check_ids(input_id, "tokens", sizes)
+        _check_ids(masked["label_id"], "masked", sizes)
     for name, columns in tables.items():
         _check_signal(name, columns, counts, sizes)
         if name.startswith("draws_") and sizes is not None:

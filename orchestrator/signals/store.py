@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Self, cast
 
@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from orchestrator import __version__
 from orchestrator.errors import OrchError, StoreError
-from orchestrator.records import HiddenCodec, SignalRequest, Tables, Unit
+from orchestrator.records import Array, HiddenCodec, SignalRequest, Tables, Unit
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.manifest import (
     MANIFEST,
@@ -66,6 +66,7 @@ class Store:
     def __init__(self, folder: Place, manifest: Manifest) -> None:
         self.folder = folder
         self._manifest = manifest
+        self._checked: dict[str, set[str]] = {}  # checksum of a receipt -> tables that belong together
         self._units = {unit.index: unit for unit in manifest.units}
         #: Receipts of an object store that were read: their tables stay, so that reading them again asks for nothing.
         self._seen: dict[int, Receipt] = {}
@@ -275,8 +276,8 @@ class Store:
     def shard(self, index: int, tables: Iterable[str] | None = None) -> Tables:
         """The tables of shard `index`, or only those named: read-only numpy views of memory-mapped files.
 
-        Sizes and schemas are checked each time, hashes at the first use in a process. Raises StoreError that names
-        the file which is missing, damaged or does not fit.
+        Sizes and schemas are checked each time, hashes and whether the tables belong together at the first use in a
+        process. Raises StoreError that names the file which is missing, damaged or does not fit.
         """
         names = list(self.schema if tables is None else tables)
         receipt = self._seen.get(index)
@@ -289,9 +290,33 @@ class Store:
         for table in names:
             if table not in self.schema or table not in receipt.tables:
                 raise StoreError(f"shard {index} of {self.folder} does not hold '{table}'; {_PRECOMPUTE} again")
+        self._check_once(receipt, names)
+        return self._tables(receipt, names)
+
+    def _tables(self, receipt: Receipt, names: Iterable[str]) -> dict[str, Mapping[str, Array]]:
+        index = receipt.unit.index
         return {
             name: read_table(self.table_path(index, name), self.schema[name], receipt.tables[name]) for name in names
         }
+
+    def _check_once(self, receipt: Receipt, names: Iterable[str]) -> None:
+        """`check_rows` for tables of this version of a shard that were not looked at yet."""
+        seen = self._checked.setdefault(receipt.checksum, set())
+        if seen.issuperset(names):
+            return
+        path = self.receipt_path(receipt.unit.index)
+        wanted = [*ROW_TABLES, *(name for name in names if name not in ROW_TABLES and name not in seen)]
+        for name in wanted:
+            if name not in receipt.tables:
+                raise StoreError(f"{path} lists no table '{name}'; remove it and {_PRECOMPUTE} again")
+        tables = self._tables(receipt, wanted)
+        try:
+            counts = check_rows(tables, language=self.languages.index(receipt.unit.language), sizes=self.sizes)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}; remove it and {_PRECOMPUTE} again") from error
+        if counts != (receipt.num_rows, receipt.num_tokens, receipt.num_masked):
+            raise StoreError(f"{path} does not count what its tables hold; remove it and {_PRECOMPUTE} again")
+        seen.update(wanted)
 
     def verify(self, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Every problem of the store as one sentence; reads all of it. `on_progress` gets (shards done, shards)."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.arrow import read_batches
 from orchestrator.errors import StorageError, StoreError
 from orchestrator.records import Array
 from orchestrator.signals.manifest import FileEntry
@@ -115,7 +116,7 @@ def _open_table(state: FileState, schema: tuple[tuple[str, Column], ...], expect
     try:
         batch = _only_batch(buffer, arrow_schema(columns), num_rows=num_rows)
         return {name: _to_numpy(batch.column(name), column) for name, column in columns.items()}
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except ValueError as error:
         raise StoreError(damaged(path, str(error).strip())) from error
 
 
@@ -130,13 +131,10 @@ def _to_arrow(array: Array, column: Column) -> pa.Array:
 
 
 def _only_batch(buffer: pa.Buffer, schema: pa.Schema, *, num_rows: int) -> pa.RecordBatch:
-    reader = pa.ipc.open_file(pa.BufferReader(buffer))
-    if not reader.schema.equals(schema, check_metadata=True):
-        raise ValueError("its columns are not those that the manifest asks for")
-    if reader.num_record_batches != 1:
-        raise ValueError(f"{reader.num_record_batches} record batches where format 1 has one")
-    batch = reader.get_batch(0)
-    batch.validate(full=True)
+    batches = read_batches(buffer, schema)
+    if len(batches) != 1:
+        raise ValueError(f"{len(batches)} record batches where format 1 has one")
+    (batch,) = batches
     if batch.num_rows != num_rows or any(column.null_count for column in batch.columns):
         raise ValueError(f"{batch.num_rows} rows, or nulls among them, where its receipt says {num_rows} rows")
     return batch

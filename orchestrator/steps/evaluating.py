@@ -23,7 +23,7 @@ from orchestrator.steps.exports import student_receipt, write_cards
 from orchestrator.steps.incidents import noted
 from orchestrator.steps.signals import known_corpus, open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
-from orchestrator.storage import read_bytes, write_bytes
+from orchestrator.storage import parse_json, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.worker import EvaluationUnit, EvaluationWorker
@@ -141,8 +141,11 @@ def is_evaluated(run: Run, digest: str | None = None) -> bool:
     path = _receipt_path(run)
     if not path.exists() or not run.metrics_path.exists():
         return False
-    found = json.loads(read_bytes(path, max_bytes=1 << 16))
-    return bool(found.get("inputs") == (digest or _digest(run)))
+    try:
+        found = parse_json(read_bytes(path, max_bytes=1 << 16))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("inputs") == (digest or _digest(run))
 
 
 def parts_path(run: Run) -> Path:

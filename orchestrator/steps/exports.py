@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from orchestrator.report.card import model_card
 from orchestrator.report.reading import read_metrics, read_training
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import JSON
-from orchestrator.storage import read_bytes, write_bytes
+from orchestrator.storage import parse_json, read_bytes, write_bytes
 from orchestrator.students.job import RECEIPT
 
 CARD = "README.md"
@@ -29,7 +28,7 @@ def student_receipt(folder: Path) -> Mapping[str, JSON] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(read_bytes(path, max_bytes=_MAX_BYTES))
+        found = parse_json(read_bytes(path, max_bytes=_MAX_BYTES))
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.cluster import Outcome
-from orchestrator.errors import StorageError, UnitError
+from orchestrator.errors import OrchError, UnitError
 from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
@@ -19,7 +21,7 @@ from orchestrator.storage import Place, read_bytes, write_bytes
 _log = logging.getLogger(__name__)
 
 _MOST_NAMED = 20
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class GivenUp:
         return f"shard {self.shard} of teacher '{self.teacher}' ({texts}, {self.file})"
 
 
+_LIST = TypeAdapter(list[GivenUp])
+
+
 def path_of(stores: Place) -> Place:
     """Where the list lies."""
     return stores / "logs" / "given-up.json"
@@ -50,8 +55,8 @@ def path_of(stores: Place) -> Place:
 
 def read(stores: Place) -> list[GivenUp]:
     """The list as the last start left it; empty where nothing was given up."""
-    with suppress(StorageError, ValueError, TypeError):  # it decides nothing
-        return [GivenUp(**entry) for entry in json.loads(read_bytes(path_of(stores), max_bytes=_MOST_BYTES))]
+    with suppress(OrchError, ValidationError):  # it decides nothing
+        return _LIST.validate_json(read_bytes(path_of(stores), max_bytes=_MAX_BYTES))
     return []
 
 

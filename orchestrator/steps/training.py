@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchestrator import events
 from orchestrator.cluster import Cluster, Gang
@@ -25,7 +25,7 @@ from orchestrator.steps.incidents import noted
 from orchestrator.steps.sentences import sentence_stores
 from orchestrator.steps.signals import open_stores
 from orchestrator.steps.vocabularies import vocabulary_folders
-from orchestrator.storage import Place, read_bytes, write_bytes
+from orchestrator.storage import Place, parse_json, read_bytes, write_bytes
 from orchestrator.students.job import GroupJob, Seat, SentenceFacts, TeacherFacts
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _claim(run: Run, student: StudentSpec, fingerprint: Fingerprint) -> None:
         write_bytes(path, json.dumps(fingerprint.parts, indent=1).encode())
         return
     try:
-        found = Fingerprint(json.loads(read_bytes(path, max_bytes=1 << 20)))
+        found = Fingerprint(cast(dict[str, JSON], parse_json(read_bytes(path, max_bytes=1 << 20))))
     except (ValueError, AttributeError):
         raise StoreError(f"{path} is damaged; remove {folder} to train this student again.") from None
     if found.digest != fingerprint.digest:

@@ -26,6 +26,7 @@ from orchestrator.storage.local import (
     commit_folder,
     hash_bytes,
     hash_file,
+    parse_json,
 )
 from orchestrator.storage.remote import CacheOptions, Place, RemotePath, at_once
 
@@ -52,6 +53,7 @@ __all__ = [
     "make_folder",
     "matching",
     "open_write",
+    "parse_json",
     "place",
     "put_folder",
     "read_bytes",
@@ -68,6 +70,7 @@ _FOLDER = "folder.json"
 _MOST_FOLDER_BYTES = 64 << 20
 _MOST_FILE_BYTES = 4 << 30
 _MOST_LINE_BYTES = 1 << 20
+_LONGEST_LOG = 1 << 28
 
 #: Lines of logs on object stores that were read: none is ever changed.
 _lines: dict[RemotePath, str] = {}
@@ -158,7 +161,9 @@ def append_line(path: Place, text: str) -> None:
 def read_lines(path: Place) -> list[str]:
     """The lines of a log in their order; none where there is no log."""
     if isinstance(path, Path):
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if not path.exists():
+            return []
+        return local.read_bytes(path, max_bytes=_LONGEST_LOG).decode("utf-8", errors="replace").splitlines()
     paths = sorted(path.iterdir())
     new = [line for line in paths if line not in _lines]
     _lines.update(zip(new, at_once(_line, new), strict=True))

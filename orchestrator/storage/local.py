@@ -7,12 +7,15 @@ operating system goes through `disk`, so that a test can make any one of them fa
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -183,7 +186,7 @@ def make_folder(folder: Path) -> None:
 
 def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     """The content of a small file; StorageError when it cannot be read or is larger than `max_bytes`."""
-    with _explained(path, "read"), path.open("rb") as file:
+    with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1) if size <= max_bytes else None  # as much memory as is asked for is taken at once
     if data is None or len(data) > max_bytes:
@@ -191,6 +194,14 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
             f"{path} has {size} bytes where at most {max_bytes} are expected; it is damaged or not a file of this run"
         )
     return data
+
+
+def parse_json(data: bytes) -> object:
+    """What a JSON text holds; ValueError when it is none, or is nested deeper than anything that orch writes."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def hash_bytes(data: Data) -> str:
@@ -202,7 +213,7 @@ def hash_file(path: Path) -> str:
     """xxh3-128 of the file at `path`, 32 hex digits; raises StorageError when it cannot be read."""
     running = xxhash.xxh3_128()
     buffer = memoryview(bytearray(_READ_BYTES))
-    with _explained(path, "read"), path.open("rb", buffering=0) as file:
+    with _opened(path) as file:
         while count := file.readinto(buffer):
             running.update(buffer[:count])
     return running.hexdigest()
@@ -224,6 +235,7 @@ def file_state(path: Path) -> FileState | None:
             status = path.stat()
         except FileNotFoundError:
             return None
+    _require_file(path, status)
     return FileState(path, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -248,6 +260,25 @@ def free_bytes(path: Path) -> int:
 def _write_all(descriptor: int, view: memoryview) -> None:
     while view:  # the system may take less than it is offered
         view = view[disk.write(descriptor, view) :]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """The file at `path` for reading; a pipe, a device or a folder is refused, since reading it may never end."""
+    with _explained(path, "read"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _require_file(path, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            yield file
+
+
+def _require_file(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is no ordinary file; move it away and run the same command again")
 
 
 @contextmanager

@@ -12,9 +12,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -30,6 +32,10 @@ _MAX_STATE_BYTES = 1 << 20
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+#: A name that never leads out of the checkpoint's folder.
+_FileName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*\.safetensors$", max_length=80)]
+
+
 class OtherInputsError(StoreError):
     """A whole checkpoint, but of a student that was made from something else."""
 
@@ -37,7 +43,7 @@ class OtherInputsError(StoreError):
 class _State(BaseModel):
     """`state.json` of one student's checkpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     format: int = 1
     fingerprint: str
@@ -45,7 +51,7 @@ class _State(BaseModel):
     tokens: int
     seconds: float
     cursor: dict[str, tuple[int, int, int]]
-    files: dict[str, str]  # file name -> xxh3-128
+    files: dict[_FileName, str]  # file name -> xxh3-128
     checksum: str = ""  # of all the above
 
     def sealed(self) -> _State:
@@ -141,7 +147,7 @@ def load(folder: Path, step: int, *, fingerprint: str) -> StudentCheckpoint:
             f"{_folder(folder, step)} belongs to a run with other inputs; remove {folder} or choose another run.root."
         )
     tensors = {
-        name.removesuffix(".safetensors"): load_tensors(_checked(folder, step, name, expected))
+        name.removesuffix(".safetensors"): _tensors(_checked(folder, step, name, expected))
         for name, expected in state.files.items()
     }
     return StudentCheckpoint(state.step, state.tokens, state.seconds, dict(state.cursor), tensors)
@@ -207,6 +213,13 @@ def restore_optimiser(
             # Fused AdamW wants its step counter on the parameter's device, too.
             moments = {key: tensors[f"{name}|{key}"].to(parameter.device, copy=True) for key in _MOMENTS}
             optimiser.state[parameter].update(moments)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}); remove {path.parent} and run the command again.") from error
 
 
 def _folder(folder: Path, step: int) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +14,7 @@ from orchestrator.errors import DataError, StoreError
 from orchestrator.models.checkpoints import describe_checkpoint, tokenizer_hash, weights_hash
 from orchestrator.records import TransferRow
 from orchestrator.signals.fingerprint import JSON, Fingerprint
-from orchestrator.storage import read_bytes
+from orchestrator.storage import parse_json, read_bytes
 from orchestrator.transfer.job import Cell, Student
 from orchestrator.transfer.scoring import METRICS
 from orchestrator.transfer.tasks import Task
@@ -94,7 +93,7 @@ def read_rows(path: Path) -> list[TransferRow]:
     found: dict[tuple[str, str], TransferRow] = {}
     for number, line in enumerate(read_bytes(path, max_bytes=_MAX_BYTES).split(b"\n"), start=1):
         try:
-            tree = json.loads(line)
+            tree = parse_json(line)
         except ValueError:
             continue
         try:

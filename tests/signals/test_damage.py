@@ -165,7 +165,7 @@ def reseal(path: Path, change: Callable[[dict[str, object]], None]) -> None:
     content = json.loads(path.read_bytes())
     change(content)
     kind = Manifest if path.name == "manifest.json" else Receipt
-    alter(path, kind.model_validate_json(json.dumps(content)).sealed().model_dump_json().encode())
+    alter(path, kind.model_validate_json(json.dumps(content)).sealed().model_dump_json(indent=1).encode())
 
 
 def test_the_same_rows_in_two_shards(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_no_mutation_is_read_as_something_else(sound: tuple[Path, dict[str, byte
 def test_a_forged_receipt_crashes_no_reader(
     sound: tuple[Path, dict[str, bytes]], table: str, changes: list[tuple[str, float, int | bytes | float]]
 ) -> None:
-    """Where the receipt was made to fit the mutated file, Arrow's own checks and the schema stand in the way."""
+    """Where the receipt was made to fit the mutated file, Arrow's checks, the schema and the rows stand in the way."""
     folder, files = sound
     name, receipt_name = f"{TABLES}/{table}.arrow", f"{TABLES}.json"
     mutated = files[name]
@@ -329,7 +329,7 @@ def test_a_forged_receipt_crashes_no_reader(
     entry = receipt.tables[table].model_copy(update={"num_bytes": len(mutated), "hash": hash_bytes(mutated)})
     forged = receipt.model_copy(update={"tables": {**receipt.tables, table: entry}}).sealed()
     alter(folder / name, mutated)
-    alter(folder / receipt_name, forged.model_dump_json().encode())
+    alter(folder / receipt_name, forged.model_dump_json(indent=1).encode())
     refusal = str(folder / name)
     try:
         store = Store.open(folder)
@@ -342,7 +342,7 @@ def test_a_forged_receipt_crashes_no_reader(
     finally:
         alter(folder / name, files[name])
         alter(folder / receipt_name, files[receipt_name])
-    assert str(folder / name) in refusal
+    assert str(folder / name) in refusal or str(folder / receipt_name) in refusal
 
 
 def test_hashes_are_of_the_whole_file(tmp_path: Path) -> None:
