@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from orchestrator.credentials import without_credentials
 from orchestrator.errors import StorageError
 from orchestrator.storage import append_line
 
@@ -63,7 +64,7 @@ def subject(role: Literal["teacher", "student", "evaluation"], name: str) -> str
 def record(root: Path, event: Event) -> None:
     """Add one line."""
     with suppress(StorageError):
-        append_line(path_of(root), json.dumps(asdict(event), ensure_ascii=False))
+        append_line(path_of(root), without_credentials(json.dumps(asdict(event), ensure_ascii=False)))
 
 
 def read(root: Path) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from orchestrator.signals.codecs import BLOCK, decode_hidden, encode_hidden
 from orchestrator.signals.draws import decode_draws, encode_draws, first_drawn
+from orchestrator.signals.finding import count_receipts, find_store, store_folder
 from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.rows import Counts
@@ -20,7 +21,7 @@ from orchestrator.signals.schema import (
     table_columns,
     topk_table,
 )
-from orchestrator.signals.store import Store, count_receipts, find_store, store_folder
+from orchestrator.signals.store import Store
 from orchestrator.signals.tables import as_tensor
 from orchestrator.signals.topk import decode_topk, encode_topk
 

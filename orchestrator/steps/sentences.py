@@ -11,9 +11,10 @@ from orchestrator.cluster import Cluster
 from orchestrator.errors import StoreError, UnitError
 from orchestrator.records import HiddenCodec, SignalRequest, Unit
 from orchestrator.run import PivotText, Run
+from orchestrator.signals.finding import store_folder
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.manifest import MANIFEST
-from orchestrator.signals.store import Store, store_folder
+from orchestrator.signals.store import Store
 from orchestrator.steps.incidents import noted
 from orchestrator.steps.needs import teacher_need
 from orchestrator.steps.signals import batch_plan, make_teacher_worker, prepare_corpus, teacher_sizes, unit_name

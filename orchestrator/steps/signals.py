@@ -15,10 +15,11 @@ from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_
 from orchestrator.errors import OrchError, StoreError, UnitError
 from orchestrator.records import BatchPlan, SignalRequest, Unit
 from orchestrator.run import Run
+from orchestrator.signals.finding import find_store, store_folder
 from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes, bytes_per_token
-from orchestrator.signals.store import Store, find_store, store_folder
+from orchestrator.signals.store import Store
 from orchestrator.steps import quarantine
 from orchestrator.steps.incidents import noted
 from orchestrator.steps.needs import teacher_actors, teacher_need

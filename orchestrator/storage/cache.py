@@ -101,6 +101,7 @@ def _copy(path: RemotePath, *, num_bytes: int, hash: str, anew: bool) -> Path:
         partial.unlink(missing_ok=True)
     assert state is not None
     _verified.add((state._replace(path=target), hash))
+    _make_room(path.cache, 0)  # others may have fetched something into the same room meanwhile
     return target
 
 
