@@ -61,7 +61,7 @@ class TestFormulas:
         assert teacher.flops_per_token == 2 * (layers + 64 * 64) + 2 * 0.15 * 64 * 1000
         assert teacher.tokens == 1e9
         tables = teacher.tables
-        assert tables["topk_004"] == pytest.approx(0.15 * 4 * 6)
+        assert tables["topk_004"] == pytest.approx(0.15 * (4 * 3 + 4))
         assert tables["hidden_04"] == 64 + 2  # int8, one float16 scale for 64 values
         seconds = 1e9 * (teacher.flops_per_token / 50e12 + 1 / HOST_TOKENS_PER_SECOND)
         assert plan.device_seconds["teachers"] == pytest.approx(seconds)
