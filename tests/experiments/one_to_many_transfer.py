@@ -33,7 +33,7 @@ def collect(root: Path) -> Iterator[dict[str, object]]:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """One Markdown table per task, its modes by their mean over the languages that all of them have."""
+    """One Markdown table per task, its modes by their mean over the languages besides English."""
     lines = []
     for task, metric in METRICS.items():
         own = [row for row in rows if row["task"] == task and row["metric"] == metric]
@@ -51,11 +51,11 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| | " + " | ".join(languages) + " | mean of the others |"
     yield "|---|" + "---|" * (len(languages) + 1)
     others = [language for language in languages if language != "en"]
-    means = {name: fmean(fmean(own[x]) for x in others if x in own) for name, own in found.items() if len(own) > 1}
+    means = {name: fmean(fmean(own[x]) for x in others) for name, own in found.items() if own.keys() >= {*others}}
     best = {x: max(found, key=lambda name: fmean(found[name].get(x, [0.0]))) for x in languages}
-    for name in sorted(means, key=lambda name: -means[name]):
+    for name in sorted(found, key=lambda name: -means.get(name, 0.0)):
         cells = [_text(found[name].get(x, []), is_best=best[x] == name) for x in languages]
-        yield f"| {name} | " + " | ".join(cells) + f" | {means[name]:.1f} |"
+        yield f"| {name} | " + " | ".join(cells) + (f" | {means[name]:.1f} |" if name in means else " | – |")
 
 
 def _name(row: Row) -> str:
