@@ -38,14 +38,16 @@ def stoppable() -> Iterator[None]:
         return
     global _is_waiting
     before = [(number, signal.getsignal(number)) for number in (*_STOPS, signal.SIGALRM)]
+    is_inner = signal.getsignal(signal.SIGALRM) is _stop_again
     for number in _STOPS:
         signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _stop_again)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        _is_waiting = False
+        if not is_inner:  # else a stop that was dropped comes again in the block around this one
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            _is_waiting = False
         for number, handler in before:
             signal.signal(number, handler)
 

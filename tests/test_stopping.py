@@ -54,6 +54,25 @@ def test_a_stop_that_a_destructor_drops_comes_again() -> None:
     assert done.stdout.split() == ["dropped", "came"]
 
 
+def test_a_stop_that_is_dropped_at_the_end_of_a_nested_block_comes_in_the_outer_one() -> None:
+    done = run("""
+        class Dropping:
+            def __del__(self):
+                stop()
+
+        with stoppable():
+            try:
+                with stoppable():
+                    Dropping()
+                print("left", flush=True)
+                while True:
+                    time.sleep(0.01)
+            except KeyboardInterrupt:
+                print("came")
+    """)
+    assert done.stdout.split() == ["left", "came"]
+
+
 def test_what_is_done_on_the_way_out_is_not_disturbed() -> None:
     done = run("""
         from contextlib import contextmanager
