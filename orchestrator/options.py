@@ -33,7 +33,7 @@ AddressOption = Annotated[
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
 
 NodesOption = Annotated[int | None, typer.Option(help="Plan for so many machines.", min=1)]
-GpusOption = Annotated[int, typer.Option(help="GPUs of each of them; 0: its cores compute.", min=0)]
+GpusOption = Annotated[int | None, typer.Option(help="GPUs of each of them; default: none, its cores compute.", min=0)]
 TokensOption = Annotated[
     float | None, typer.Option(help="Tokens of text in all, as 1e9; default: what the configuration says, or has read.")
 ]
@@ -49,7 +49,9 @@ StudentRateOption = Annotated[
 TeraflopsOption = Annotated[
     float | None, typer.Option("--device-tflops", help="TFLOP/s of a big matrix product there, where no rate is known.")
 ]
-NetworkOption = Annotated[float, typer.Option("--network-gbit", help="Gbit/s into and out of each machine.")]
+NetworkOption = Annotated[
+    float | None, typer.Option("--network-gbit", help="Gbit/s into and out of each machine; default: 10.", min=0.001)
+]
 StorageOption = Annotated[
     float | None, typer.Option("--storage-gbit", help="Gbit/s of the shared disk, for all together; default: no limit.")
 ]

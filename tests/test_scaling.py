@@ -187,6 +187,12 @@ class TestTheRealJob:
         assert "teacher devices" in result.out
         assert not list(tmp_path.iterdir())  # nothing is read and nothing is written
 
+    @pytest.mark.parametrize("option", [("--tokens", "1e9"), ("--gpus", "8"), ("--network-gbit", "100")])
+    def test_its_options_alone_are_refused(self, option: tuple[str, str], tmp_path: Path) -> None:
+        result = orch("plan", "-c", str(REAL), *option, folder=tmp_path)
+        assert result.status == 1
+        assert "give --nodes too" in result.err
+
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(5, "5 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2.0 h"), (864000, "10.0 days")]

@@ -43,13 +43,13 @@ def init(
 @command(app, "plan", example="orch plan --nodes 8 --gpus 8 --tokens 1e9 --device-tflops 400", panel=START)
 def plan(
     nodes: NodesOption = None,
-    gpus: GpusOption = 0,
+    gpus: GpusOption = None,
     tokens: TokensOption = None,
     epochs: EpochsOption = None,
     teacher_rate: TeacherRateOption = None,
     student_rate: StudentRateOption = None,
     teraflops: TeraflopsOption = None,
-    network: NetworkOption = 10.0,
+    network: NetworkOption = None,
     storage: StorageOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
@@ -62,9 +62,24 @@ def plan(
     (docs/scaling.md).
     """
     if nodes is not None:
-        machines = (nodes, gpus, network, storage)
-        _plan_machines(config, overrides, setup, machines, (tokens, epochs, teacher_rate, student_rate, teraflops))
+        log_to_terminal(verbose=verbose)
+        from orchestrator.config.loading import load_config
+        from orchestrator.config.run import known_setup
+        from orchestrator.config.setups import expand
+        from orchestrator.scale_planning import ScaleOptions, make_scale_plan
+        from orchestrator.scale_table import print_scale_plan
+        from orchestrator.scaling.times import Machines
+
+        machines = Machines(nodes, gpus or 0, network_gbit=network or 10.0, storage_gbit=storage)
+        given = ScaleOptions(machines, tokens, epochs, teacher_rate, student_rate, teraflops)
+        expanded = expand(load_config(config, overrides=overrides or []), setup=known_setup(setup))
+        print_scale_plan(make_scale_plan(expanded, given))
         return
+    of_machines = (gpus, tokens, epochs, teacher_rate, student_rate, teraflops, network, storage)
+    if any(value is not None for value in of_machines):
+        from orchestrator.errors import ConfigError
+
+        raise ConfigError("Rates, sizes and GPUs are options of a plan for many machines: give --nodes too.")
     run = opened(config, overrides, setup, None, verbose)
     from orchestrator.display import stage
     from orchestrator.pipeline import check_tables, read_text
@@ -74,24 +89,6 @@ def plan(
     check_tables(run)
     read_text(run, stage=stage)
     print_plan(make_plan(run))
-
-
-def _plan_machines(
-    config: Path,
-    overrides: list[str] | None,
-    setup: str | None,
-    machines: tuple[int, int, float, float | None],
-    given: tuple[float | None, float | None, float | None, float | None, float | None],
-) -> None:
-    from orchestrator.config.loading import load_config
-    from orchestrator.config.run import known_setup
-    from orchestrator.config.setups import expand
-    from orchestrator.scale_planning import ScaleOptions, make_scale_plan
-    from orchestrator.scale_table import print_scale_plan
-    from orchestrator.scaling.times import Machines
-
-    expanded = expand(load_config(config, overrides=overrides or []), setup=known_setup(setup))
-    print_scale_plan(make_scale_plan(expanded, ScaleOptions(Machines(*machines), *given)))
 
 
 @command(app, "demo", example="orch demo", panel=START)
