@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.credentials import without_credentials
 from orchestrator.errors import StorageError
@@ -35,6 +37,9 @@ class Event:
     error: str = ""
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
+
+
+_EVENT = TypeAdapter(Event)
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def subject(role: Literal["teacher", "student", "evaluation"], name: str) -> str
 
 def record(root: Path, event: Event) -> None:
     """Add one line."""
+    discreet = replace(event, unit=without_credentials(event.unit), error=without_credentials(event.error))
     with suppress(StorageError):
-        append_line(path_of(root), without_credentials(json.dumps(asdict(event), ensure_ascii=False)))
+        append_line(path_of(root), json.dumps(asdict(discreet), ensure_ascii=False))
 
 
 def read(root: Path) -> list[Event]:
@@ -78,10 +84,8 @@ def read(root: Path) -> list[Event]:
         return []
     found = []
     for line in lines:
-        with suppress(ValueError, TypeError, AttributeError):  # a line that a kill tore
-            row = json.loads(line)
-            row |= {"subjects": tuple(row["subjects"]), "links": {k: tuple(v) for k, v in row["links"].items()}}
-            found.append(Event(**row))
+        with suppress(ValidationError):  # a line that a kill tore
+            found.append(_EVENT.validate_json(line))
     return found
 
 
@@ -103,11 +107,6 @@ def history(events: Sequence[Event]) -> History:
                     retries = troubles.get(name, Trouble()).retries + (event.kind == "retried")
                     troubles[name] = Trouble(retries, event.error, event.time)
     return History(troubles, links, ended.error, ended.time)
-
-
-def retries(found: Iterable[Trouble]) -> int:
-    """Of all together."""
-    return sum(trouble.retries for trouble in found)
 
 
 def path_of(root: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -13,10 +12,10 @@ from orchestrator.config.models import ShareSection, StudentSection, StudentTemp
 from orchestrator.config.objectives import Objective
 from orchestrator.config.plan import PlanSection
 from orchestrator.config.transfer import TaskSection, TransferSection
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage import place
 
 Setup: TypeAlias = Literal["one-to-one", "many-to-one", "one-to-many", "explicit"]
-_PLACE = re.compile(r"file:///.*|(s3|gs)://[^/@:?#]+(/[^?#@]*)?")
 SETUPS: tuple[Setup, ...] = ("one-to-one", "many-to-one", "one-to-many", "explicit")
 
 
@@ -53,10 +52,12 @@ class RunSection(Section):
     @field_validator("stores")
     @classmethod
     def _is_a_place(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value and not _PLACE.fullmatch(value):
+        try:
+            place(value or "")
+        except StorageError:
             raise ValueError(
                 "give a folder, s3://bucket/prefix or gs://bucket/prefix, without user, password or options"
-            )
+            ) from None
         return value
 
 

@@ -6,11 +6,12 @@ behind a digest of all that decides them, so that figures of other models, text 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.evaluation.job import EvaluatedModel, EvaluationJob
 from orchestrator.records import MetricRow
@@ -18,6 +19,17 @@ from orchestrator.signals.fingerprint import JSON, Fingerprint
 from orchestrator.storage import append_line, read_bytes
 
 _MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A line: the digest of a part, and its rows."""
+
+    part: str
+    rows: list[MetricRow]
+
+
+_PART = TypeAdapter(_Part)
 
 
 class Parts:
@@ -46,16 +58,15 @@ class Parts:
         """The rows of a part that was measured now; they are on disk when this returns."""
         found = list(rows)
         if self._path is not None and digest not in self._known:
-            line = {"part": digest, "rows": [asdict(row) for row in found]}
-            append_line(self._path, json.dumps(line, ensure_ascii=False))
+            append_line(self._path, _PART.dump_json(_Part(digest, found)).decode())
         self._known[digest] = found
         return found
 
 
 def _read(path: Path) -> dict[str, list[MetricRow]]:
     known = {}
-    for line in read_bytes(path, max_bytes=_MAX_BYTES).decode(errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a kill may have torn one
-            found = json.loads(line)
-            known[found["part"]] = [MetricRow(**row) for row in found["rows"]]
+    for line in read_bytes(path, max_bytes=_MAX_BYTES).splitlines():
+        with suppress(ValidationError):  # a kill may have torn one
+            found = _PART.validate_json(line)
+            known[found.part] = found.rows
     return known

@@ -236,7 +236,7 @@ def _files(folder: RemotePath) -> dict[str, str]:
     """Name -> hash; names stay below the folder."""
     path = folder / _FOLDER
     try:
-        files = json.loads(remote.get_bytes(path, max_bytes=_MOST_FOLDER_BYTES))["files"]
+        files = parse_json(remote.get_bytes(path, max_bytes=_MOST_FOLDER_BYTES))["files"]  # type: ignore[index]
         found = {str(name): str(hash) for name, hash in files.items()}
         if any(name.startswith("/") or ".." in name.split("/") for name in found):
             raise ValueError("a name leads out of it")

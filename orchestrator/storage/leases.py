@@ -17,6 +17,7 @@ from datetime import datetime
 
 from orchestrator.errors import StorageError
 from orchestrator.storage import remote
+from orchestrator.storage.local import parse_json
 from orchestrator.storage.remote import RemotePath
 
 _log = logging.getLogger(__name__)
@@ -128,9 +129,10 @@ def _check_free(path: RemotePath) -> None:
 def _held(path: RemotePath) -> str | None:
     """What the holder of a lease said of itself; None when it was given back, or is damaged."""
     data = remote.get_bytes(path, max_bytes=_MOST_BYTES)
-    with suppress(ValueError, KeyError, TypeError):
-        record = json.loads(data)
-        return str(record["holder"]) if record["held"] else None
+    with suppress(ValueError):
+        match parse_json(data):
+            case {"holder": str(holder), "held": True}:
+                return holder
     return None
 
 
