@@ -27,6 +27,7 @@ fix: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps textbrewer==0.2.1.post1 # a peer that is measured beside
 	$(BIN)/python -m tests.benchmarks
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
-from orchestrator.cluster import Cluster, Machine, Need, Outcome, Pool, PoolPlan
-from orchestrator.cluster.units import R, U, Work
+from orchestrator.cluster import Machine, Need
 from orchestrator.config.loading import parse_config
 from orchestrator.config.setups import expand
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.run import Run
 from orchestrator.steps.needs import Room, share_out, teacher_actors, teacher_need
-
-
-class Pretended(Cluster):
-    """Machines that nothing runs on."""
-
-    def __init__(self, *machines: Machine, is_joined: bool = False) -> None:
-        self._machines, self.is_joined = machines, is_joined
-
-    @property
-    def machines(self) -> tuple[Machine, ...]:
-        return self._machines
-
-    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        raise NotImplementedError
-
-    @contextmanager
-    def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
-        raise NotImplementedError
-        yield
+from tests.pretended import Pretended
 
 
 def a_run(*, threads: int = 1, groups: int = 1, mode: str = "cache", **cluster: object) -> Run:

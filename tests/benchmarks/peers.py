@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib.util import find_spec
 
 import torch
 from torch.nn.functional import cosine_embedding_loss, cross_entropy, kl_div, log_softmax, softmax
@@ -34,11 +35,9 @@ def bars(rounds: int) -> Iterator[Bar]:
                 "DistilBERT-style loop, float32": _distilbert(here, autocast=False),
                 "DistilBERT-style loop, bfloat16": _distilbert(here, autocast=True),
             }
-            try:
+            if find_spec("textbrewer") is not None:  # `make bench` installs it
                 peers["TextBrewer, float32"] = _textbrewer(here, autocast=False)
                 peers["TextBrewer, bfloat16"] = _textbrewer(here, autocast=True)
-            except ModuleNotFoundError:
-                print("TextBrewer is not installed; pip install textbrewer")
             seconds = seconds_of(ours, *[step for step, _ in peers.values()], rounds=rounds)
             own_tokens = tokens[0] / (rounds + 1)
         for (name, (_, per_step)), own in zip(peers.items(), seconds[1:], strict=True):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from orchestrator.config.loading import parse_config
+from orchestrator.config.models import ShareSection
 from orchestrator.config.setups import Setup, expand
 from orchestrator.corpus.store import build_corpus
+from orchestrator.models.checkpoints import describe_checkpoint
 from orchestrator.records import BatchPlan, MaskedRows, SignalRequest, StateKey, Unit
 from orchestrator.run import Run
 from orchestrator.signals.fingerprint import Fingerprint
 from orchestrator.signals.schema import ROW_TABLES, TeacherSizes
 from orchestrator.signals.store import Store
 from orchestrator.students.job import GroupJob, TeacherFacts
+from orchestrator.students.source import Asking
 from orchestrator.teachers.worker import PrecomputeJob, TeacherTask, TeacherWorker
 from vocab_tools.build import VocabularySource, build_vocabulary
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TEACHER = SHARED / "models" / "multilingual-mlm-12x384"
-SIZES = TeacherSizes(width=384, head_width=384, vocab_size=56_796)
 LANGUAGES = ("de", "en", "fi", "ru")
 TEXTS = 600
 PLAN = BatchPlan(tokens_per_batch=4096, threads=1, dtype="bfloat16")
@@ -38,11 +42,21 @@ OBJECTIVES = [
 class Scene:
     """Teachers by name with their languages, and a student of four layers whose vocabulary is the teachers' own.
 
-    All teachers are one checkpoint, so that only how many there are is compared.
+    All teachers are one checkpoint, so that only how many there are is compared. Students start at random, since only
+    speed is looked at.
     """
 
-    def __init__(self, root: Path, *, teachers: Mapping[str, Sequence[str]], texts: int = TEXTS) -> None:
-        self.root = root
+    def __init__(
+        self,
+        root: Path,
+        *,
+        teachers: Mapping[str, Sequence[str]],
+        texts: int = TEXTS,
+        units: int = 1,
+        checkpoint: Path = TEACHER,
+    ) -> None:
+        """`texts` of each language, in so many `units`."""
+        self.root, self.checkpoint = root, checkpoint
         self.languages = [language for own in teachers.values() for language in own]
         tree: dict[str, object] = {
             "run": {"root": str(root)},
@@ -58,12 +72,12 @@ class Scene:
                     for language in self.languages
                 }
             },
-            "teachers": {name: {"model": str(TEACHER), "languages": list(own)} for name, own in teachers.items()},
+            "teachers": {name: {"model": str(checkpoint), "languages": list(own)} for name, own in teachers.items()},
             "student": {
                 "layers": 4,
                 "hidden_size": 384,
                 "heads": 12,
-                "initialisation": {"layers": "teacher", "embedding": "teacher", "teacher": next(iter(teachers))},
+                "initialisation": {"embedding": "random"},
                 "vocabulary": {"keep": "full"},
             },
             "objectives": OBJECTIVES,
@@ -71,13 +85,17 @@ class Scene:
         }
         self.config = parse_config(tree, where="the benchmark")
         self.corpus = build_corpus(self.config.corpus, root=root, seed=0)
-        self.units = {
-            name: [
-                Unit(name, index, language, 0, self.corpus.info(language, "train").num_texts)
-                for index, language in enumerate(own)
-            ]
-            for name, own in teachers.items()
-        }
+        self.units = {name: list(self._units(name, own, units)) for name, own in teachers.items()}
+        info = describe_checkpoint(str(checkpoint))
+        self._sizes = TeacherSizes(info.width, head_width=info.embedding_width, vocab_size=info.vocab_size)
+
+    def _units(self, teacher: str, languages: Sequence[str], count: int) -> Iterator[Unit]:
+        index = 0
+        for language in languages:
+            ends = [self.corpus.info(language, "train").num_texts * part // count for part in range(count + 1)]
+            for first, end in pairwise(ends):
+                yield Unit(teacher, index, language, first, end - first)
+                index += 1
 
     def store(self, kind: str, teacher: str, request: SignalRequest = REQUEST) -> Store:
         """A store of this kind of a teacher, empty or as it was left."""
@@ -87,20 +105,24 @@ class Scene:
             fingerprint=Fingerprint({"name": kind}),
             request=request,
             codec="int8",
-            sizes=SIZES,
+            sizes=self._sizes,
             languages=list(self.config.teachers[teacher].languages),
             units=self.units[teacher],
         )
 
-    def worker(self, kind: str, request: SignalRequest = REQUEST, plan: BatchPlan = PLAN) -> TeacherWorker:
-        """Who fills the stores of this kind."""
+    def work(self, kind: str | None, request: SignalRequest = REQUEST) -> PrecomputeJob:
+        """What fills the stores of this kind; None: what is said is not stored."""
         tasks = {
-            name: TeacherTask(section, plan, request, "int8", self.store(kind, name, request).folder)
+            name: TeacherTask(
+                section, PLAN, request, "int8", None if kind is None else self.store(kind, name, request).folder
+            )
             for name, section in self.config.teachers.items()
         }
-        return TeacherWorker(
-            PrecomputeJob(teachers=tasks, corpus_folder=self.corpus.folder, corpus=self.config.corpus, seed=0)
-        )
+        return PrecomputeJob(teachers=tasks, corpus_folder=self.corpus.folder, corpus=self.config.corpus, seed=0)
+
+    def worker(self, kind: str, request: SignalRequest = REQUEST) -> TeacherWorker:
+        """Who fills the stores of this kind."""
+        return TeacherWorker(self.work(kind, request))
 
     def fill(self, kind: str, request: SignalRequest = REQUEST) -> None:
         """Every shard of every store of this kind."""
@@ -120,12 +142,25 @@ class Scene:
             label_id=tables["masked"]["label_id"],
         )
 
-    def jobs(self, kind: str, setup: Setup, *, steps: int = 100_000, name: str = "all") -> list[GroupJob]:
-        """The training of every group of a setup, those without a teacher last, on the stores of this kind."""
+    def jobs(
+        self,
+        kind: str,
+        setup: Setup,
+        *,
+        steps: int = 100_000,
+        name: str = "all",
+        request: SignalRequest = REQUEST,
+        live: Asking | None = None,
+        shared: tuple[str, ...] = (),
+    ) -> list[GroupJob]:
+        """The training of every group of a setup, those without a teacher last, on the stores of this kind.
+
+        `request`: what these hold; `live`: who is asked for the rest; `shared`: parts that students have in common.
+        """
         training = self.config.training.model_copy(update={"steps": steps})
-        config = self.config.model_copy(update={"training": training})
+        config = self.config.model_copy(update={"training": training, "share": ShareSection(parts=shared)})
         run = Run(expand(config, setup=setup), None)
-        stores = {teacher: self.store(kind, teacher).folder for teacher in self.units}
+        stores = {teacher: self.store(kind, teacher, request).folder for teacher in self.units}
         return [
             GroupJob(
                 group=group,
@@ -138,7 +173,7 @@ class Scene:
                 max_epochs=1000.0,
                 max_length=config.corpus.max_length,
                 teachers={
-                    teacher: TeacherFacts(section, stores[teacher], run.checkpoints[teacher])
+                    teacher: TeacherFacts(section, stores[teacher], run.checkpoints[teacher], live)
                     for teacher, section in config.teachers.items()
                 },
                 vocabularies={student.origin: self._vocabulary() for student in group.students},
@@ -157,19 +192,35 @@ class Scene:
     def _vocabulary(self) -> Path:
         folder = self.root / "vocabulary"
         if not folder.exists():
-            build_vocabulary([VocabularySource(name, TEACHER) for name in self.units], folder)
+            build_vocabulary([VocabularySource(name, self.checkpoint) for name in self.units], folder)
         return folder
 
 
+def base_size(folder: Path) -> Path:
+    """A checkpoint of the size that users distil, 12 × 768, with weights of chance and the real teacher's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    tokenizer.save_pretrained(folder)
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+    return folder
+
+
 @contextmanager
-def scene(teachers: Mapping[str, Sequence[str]], *, texts: int = TEXTS) -> Iterator[Scene]:
-    """A scene in a folder of its own, with one thread of torch."""
+def scene(
+    teachers: Mapping[str, Sequence[str]],
+    *,
+    texts: int = TEXTS,
+    units: int = 1,
+    make_checkpoint: Callable[[Path], Path] | None = None,
+) -> Iterator[Scene]:
+    """A scene in a folder of its own, with one thread of torch; `make_checkpoint` makes the teachers' in a folder."""
     if not TEACHER.is_dir():
         raise SystemExit(f"{TEACHER} is not there; these figures need the checkpoints beside the project")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with TemporaryDirectory() as folder:
-            yield Scene(Path(folder), teachers=teachers, texts=texts)
+            root = Path(folder)
+            checkpoint = TEACHER if make_checkpoint is None else make_checkpoint(root / "teacher")
+            yield Scene(root, teachers=teachers, texts=texts, units=units, checkpoint=checkpoint)
     finally:
         torch.set_num_threads(before)

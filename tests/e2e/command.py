@@ -51,8 +51,8 @@ def orch(*arguments: str, folder: Path) -> Result:
     return Result(status, out.getvalue(), err.getvalue())
 
 
-def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """Start `orch ARGUMENTS` as a process group of its own, as a terminal does."""
+def start(*arguments: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """Start `orch ARGUMENTS` as a process group of its own, as a terminal does, with these `variables` beside."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORCH_"))}
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator.cli", *arguments],
@@ -60,6 +60,6 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment | {"COLUMNS": "80", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=environment | {"COLUMNS": "80", "PYTHONPATH": str(Path(__file__).resolve().parents[2])} | variables,
         start_new_session=True,
     )

@@ -22,7 +22,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from tests.e2e.command import orch
+from tests.e2e.command import orch, start
 from tests.e2e.project import write_config
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,6 +38,7 @@ LONG = {
         "checkpoint_seconds": 1.0,
     }
 }
+REPORTS = {"RAY_metrics_report_interval_ms": "1000"}  # so that a test need not wait for Ray's ten seconds
 FIELDS = ["time", "level", "worker", "node", "pid", "unit", "logger", "message"]
 T = TypeVar("T")
 
@@ -54,19 +55,6 @@ def status_of(folder: Path) -> dict[str, dict[str, object]]:
     found = json.loads(result.out)
     work = {f"{line['step']} {line['name']}": line for line in found.pop("work")}
     return work | {"run": found}
-
-
-def started(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORCH_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment | {"PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "1000", **variables},
-        start_new_session=True,
-    )
 
 
 def awaited(process: subprocess.Popen[str], find: Callable[[], T | None]) -> T:
@@ -143,7 +131,7 @@ def test_status_needs_no_torch_and_no_ray(project: Path) -> None:
 @pytest.mark.slow
 def test_a_run_on_ray_is_seen_from_outside(project: Path) -> None:
     write_config(project, LONG)
-    process = started(project, "run", "--setup", "one-to-one")
+    process = start("run", "--setup", "one-to-one", folder=project, **REPORTS)
     try:
         awaited(process, lambda: next((project / "run").glob("students/*/*/checkpoints/step-*/state.json"), None))
         joined = next(line for line in lines_of(project, "events.jsonl") if line["kind"] == "joined")
@@ -195,7 +183,7 @@ def test_the_dashboard_of_a_joined_cluster_is_linked(project: Path) -> None:
     )
     try:
         awaited(head, lambda: answers(f"http://127.0.0.1:{dashboard}") or None)
-        process = started(project, "precompute-teacher", "--address", f"127.0.0.1:{gcs}", **variables)
+        process = start("precompute-teacher", "--address", f"127.0.0.1:{gcs}", folder=project, **REPORTS, **variables)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert f"Ray's dashboard: http://127.0.0.1:{dashboard}" in out

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import Cluster, InProcess, Machine, Need, Outcome, Pool, PoolPlan
-from orchestrator.cluster.units import R, U, Work
+from orchestrator.cluster import InProcess, Machine, Need
 from orchestrator.config.loading import parse_config
 from orchestrator.config.setups import expand
 from orchestrator.run import Run
 from orchestrator.sweep.opening import CellRun
 from orchestrator.sweep.work import Room, share_out, with_threads
-
-
-class Pretended(Cluster):
-    """Cores and GPUs that nothing runs on."""
-
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self._machine = Machine(cpus, gpus)
-
-    @property
-    def machines(self) -> tuple[Machine, ...]:
-        return (self._machine,)
-
-    def _outcomes(self, work: Work[U, R]) -> Iterator[Outcome[U, R]]:
-        raise NotImplementedError
-
-    @contextmanager
-    def pool(self, plan: PoolPlan[U, R]) -> Iterator[Pool[U, R]]:
-        raise NotImplementedError
-        yield
+from tests.pretended import Pretended
 
 
 def cell(**sections: object) -> CellRun:
@@ -58,13 +37,13 @@ def cell(**sections: object) -> CellRun:
     ],
 )
 def test_the_cluster_is_divided_among_cells(cpus: float, gpus: float, parallel: int | None, expected: Room) -> None:
-    assert share_out([cell()] * 6, Pretended(cpus, gpus), parallel) == expected
+    assert share_out([cell()] * 6, Pretended(Machine(cpus, gpus)), parallel) == expected
 
 
 def test_the_configuration_has_the_last_word() -> None:
     greedy = [cell(training={"threads": 4})] * 6
-    assert share_out(greedy, Pretended(8, 0), None) == Room(2, Need(4.0, 0.0))
-    assert share_out([cell(cluster={"gpus_per_student": 0.5})] * 6, Pretended(8, 1), 2).need.gpus == 0.5
+    assert share_out(greedy, Pretended(Machine(8, 0)), None) == Room(2, Need(4.0, 0.0))
+    assert share_out([cell(cluster={"gpus_per_student": 0.5})] * 6, Pretended(Machine(8, 1)), 2).need.gpus == 0.5
     assert with_threads(greedy[0], 2).run.config.training.threads == 4
     assert with_threads(cell(), 2).run.config.training.threads == 2
 
