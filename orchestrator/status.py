@@ -56,7 +56,8 @@ def _row(one: Progress) -> dict[str, object]:
 def _shown(status: Status) -> RenderableType:
     numbers = ("done", "left", "tokens/s", *(["retries"] if any(one.trouble.retries for one in status.work) else []))
     table = plain_table(words=("step", "what"), numbers=numbers)
-    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
+    table.columns[0].no_wrap = True  # what is said beside gives way first
+    table.add_column()
     for one in status.work:
         counts = (
             f"{one.done:,}/{one.total:,} {one.unit}",

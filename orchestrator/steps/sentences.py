@@ -33,13 +33,13 @@ def precompute_sentences(run: Run, cluster_of: Callable[[], Cluster]) -> None:
     Raises:
         UnitError: units raised or kept losing their worker; all the others are done.
     """
-    from orchestrator.teachers.worker import PrecomputeJob, TeacherTask
-
     pivots = {pivot.name: pivot for pivot in run.pivots}
     stores = {name: _create(run, pivot) for name, pivot in pivots.items()}
     units = [unit for store in stores.values() for unit in store.missing()]
     if not units:
         return
+    from orchestrator.teachers.worker import PrecomputeJob, TeacherTask
+
     corpus, cluster, section = prepare_corpus(run), cluster_of(), run.config.cluster
     job = PrecomputeJob(
         teachers={
