@@ -31,7 +31,7 @@ def stoppable() -> Iterator[None]:
 
     A handler runs between any two instructions, in a destructor or a callback of a library too, where Python drops what
     it raises. So a timer raises it again every second, until something is unwinding because of it. Blocks may be
-    nested, which puts the handlers back in place that a library took. Does nothing in other threads.
+    nested. Does nothing in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,6 +70,24 @@ def undisturbed() -> Iterator[None]:
         _held -= 1
     if _is_waiting and not _held:
         raise Stop
+
+
+@contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    """SIGTERM waits for the end of the block, and then is for whom it was for before, whoever took it in the block.
+
+    Threads and processes that are begun in the block stay deaf. Does nothing in other threads than the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -589,6 +589,37 @@ def test_interrupted_it_leaves_no_process_and_no_folder(number: signal.Signals, 
     assert "a word from the worker" in "".join(path.read_text() for path in (tmp_path / "logs" / "ray").iterdir())
 
 
+STOPPED_AT_ITS_START = """
+import os, signal, sys
+from pathlib import Path
+import ray
+from orchestrator.cluster import open_cluster
+from orchestrator.stopping import Stop
+
+start = ray.init
+
+def start_and_be_stopped(**options):
+    start(**options)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+ray.init = start_and_be_stopped
+try:
+    with open_cluster(None, object_store_bytes=80 << 20, log_folder=Path(sys.argv[1]), num_cpus=1):
+        pass
+except Stop:
+    print("stopped", ray.is_initialized())
+"""
+
+
+@pytest.mark.ray
+def test_ray_does_not_take_sigterm_while_it_starts(tmp_path: Path) -> None:
+    """By its own handler the process would end with status 15 wherever it is."""
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", STOPPED_AT_ITS_START, str(tmp_path)]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "stopped False\n"), ended.stderr
+
+
 def wait_until(condition: Callable[[], bool], *, seconds: float = 150.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

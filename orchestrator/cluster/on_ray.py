@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from orchestrator import meters
 from orchestrator.cluster.base import Cluster, InProcess
@@ -32,7 +33,7 @@ from orchestrator.cluster.watching import watched
 from orchestrator.credentials import without_credentials
 from orchestrator.errors import ClusterError
 from orchestrator.logs import ACTORS
-from orchestrator.stopping import stoppable
+from orchestrator.stopping import deaf_to_sigterm, stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def open_cluster(
         else _local_ray(object_store_bytes, num_cpus, log_folder)
     )
     try:
-        with stoppable(), opened as cluster, stoppable():  # the second time, since ray.init takes SIGTERM
+        with stoppable(), opened as cluster:
             yield cluster
     finally:
         meters.collect_with(None)
@@ -193,6 +194,7 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
     try:
         with (
             _on_loopback(),
+            _signals_kept(),
             _environment(
                 {
                     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the same as `_on_loopback`, for other processes
@@ -217,17 +219,39 @@ def _local_ray(object_store_bytes: int, num_cpus: int | None, log_folder: Path) 
             after.callback(ray.shutdown)
 
 
-@contextmanager
-def _on_loopback() -> Iterator[None]:
+def _on_loopback() -> AbstractContextManager[None]:
     """Ray as it is on systems that ask before a server listens to other machines: its own listen to this one alone."""
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """ray.init takes SIGTERM, first for Python, so that the process ends with status 15, then for C++, as a crash."""
+    from ray._private import utils, worker
+
+    connect = worker.connect  # when the processes of Ray are there, which therefore are not deaf
+
+    def connect_deaf(*arguments: object, **options: object) -> None:
+        with deaf_to_sigterm():
+            connect(*arguments, **options)
+
+    with (
+        _replaced(utils, "set_sigterm_handler", lambda _handler: None),
+        _replaced(worker, "connect", connect_deaf),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        setattr(module, name, before)
 
 
 @functools.cache
@@ -283,9 +307,10 @@ def _joined_ray(address: str, join_seconds: float, log_folder: Path) -> Iterator
     try:
         try:
             environment = {} if "py_modules" in given_by_job() else {"py_modules": modules}
-            context = ray.init(
-                address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
-            )
+            with _signals_kept():
+                context = ray.init(
+                    address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
+                )
             cluster = RayCluster(is_joined=True, log_folder=log_folder, dashboard=context.dashboard_url)
         except Exception as error:
             raise ClusterError(

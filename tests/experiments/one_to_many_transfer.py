@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["task"] == task and row["metric"] == metric]
         if own:
             seeds = len({row["seed"] for row in own})
-            lines += [f"**{task}**, {metric.replace('_', ' ')}, %, {seeds} seeds", "", *_table(own), ""]
+            lines += [f"**{task}**, {metric.replace('_', ' ')}, %, {seeds} seeds (one where no deviation stands)", "", *_table(own), ""]
     return "\n".join(lines)
 
 
@@ -59,7 +59,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _name(row: Row) -> str:
-    """`sft`; `multilingual: full-src` of another cell."""
+    """`sft`; `multilingual: full-src` of another cell; `teacher: full-src`."""
+    if row["model"] == "multilingual":
+        return f"teacher: {row['mode']}"
     return str(row["mode"]) if row["cell"] == "monoshot" else f"{row['cell']}: {row['mode']}"
 
 
