@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import ceil
 from pathlib import Path
 from statistics import fmean
@@ -42,6 +42,9 @@ class Time:
 
     seconds: float
     is_measured: bool
+
+
+_NO_TIME = Time(0.0, is_measured=True)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class RunPlan:
     students: tuple[StudentPlan, ...]
     side_by_side: int
     free_bytes: int | None  # None: an object store
-    gemm_flops: float
+    gemm_flops: float | None  # None: every time was measured
 
     @property
     def teacher_seconds(self) -> float:
@@ -138,22 +141,24 @@ def make_plan(run: Run) -> RunPlan:
     """
     corpus = known_corpus(run)
     stores = plan_stores(run, corpus)
-    flops = gemm_flops()
     tokens = {name: language_tokens(run, store) for name, store in stores.items()}
     side_by_side = num_side_by_side(run)
     origins = [student for student in run.expanded.students if student.name == student.origin]  # twins read the same
     lines = tuple(line for student in origins for line in _languages(run, student, corpus, tokens))
+    teachers = tuple(_teacher(run, store, tokens[name], lines) for name, store in stores.items())
+    students = plan_students(run, flops=lambda: gemm_flops() * STUDENT_EFFICIENCY / side_by_side)
+    times = [*(teacher.time for teacher in teachers), *(student.time for student in students)]
     return RunPlan(
         setup=run.expanded.setup,
         mode=run.config.signals.mode,
         root=run.root,
         languages=lines,
-        teachers=tuple(_teacher(run, store, tokens[name], flops, lines) for name, store in stores.items()),
+        teachers=teachers,
         sentences=tuple(map(partial(_sentences, run), run.pivots)),
-        students=plan_students(run, flops=flops * STUDENT_EFFICIENCY / side_by_side),
+        students=students,
         side_by_side=side_by_side,
         free_bytes=free_bytes(run.stores),
-        gemm_flops=flops,
+        gemm_flops=None if all(time.is_measured for time in times) else gemm_flops(),
     )
 
 
@@ -162,8 +167,8 @@ def num_side_by_side(run: Run) -> int:
     return min(len(run.expanded.groups), len(os.sched_getaffinity(0)))
 
 
-def plan_students(run: Run, *, flops: float) -> tuple[StudentPlan, ...]:
-    """The training of each student; `flops`: FLOP/s that the steps of a group reach, where it did not log its speed."""
+def plan_students(run: Run, *, flops: Callable[[], float]) -> tuple[StudentPlan, ...]:
+    """The training of each student; `flops`: FLOP/s that the steps of a group reach, asked if it logged no speed."""
     return tuple(
         _student(run, group.name, student, flops) for group in run.expanded.groups for student in group.students
     )
@@ -178,11 +183,8 @@ def _sentences(run: Run, pivot: PivotText) -> SentencesPlan:
 
 
 def language_tokens(run: Run, store: StorePlan) -> dict[str, int]:
-    """Tokens of each language of one masked copy, special tokens included."""
-    return {
-        language: round(store.corpus.info(language, "train").num_characters * store.tokens_per_character[language])
-        for language in run.teacher_languages(store.teacher)
-    }
+    """Tokens of each language of one masked copy."""
+    return {language: store.tokens[language] for language in run.teacher_languages(store.teacher)}
 
 
 def _languages(run: Run, student: StudentSpec, corpus: Corpus, tokens: dict[str, dict[str, int]]) -> list[LanguagePlan]:
@@ -208,9 +210,7 @@ def _student_tokens(run: Run) -> int:
     return training.steps * training.accumulation * training.tokens_per_batch
 
 
-def _teacher(
-    run: Run, store: StorePlan, tokens: dict[str, int], flops: float, lines: Sequence[LanguagePlan]
-) -> TeacherPlan:
+def _teacher(run: Run, store: StorePlan, tokens: dict[str, int], lines: Sequence[LanguagePlan]) -> TeacherPlan:
     masking = run.config.corpus.masking
     total = sum(tokens.values()) * masking.copies
     languages = run.teacher_languages(store.teacher)
@@ -235,10 +235,15 @@ def _teacher(
         stored_per_token=sum(size for table, size in per_token.items() if not live or table in ROW_TABLES),
         held_bytes=_held_bytes(run, store, tokens, per_token) if live else 0.0,
         missing_bytes=total / max(1, len(units)) * sum(per_token[table] for tables in lacking for table in tables),
-        time=Time(waiting / measured, True)
-        if measured is not None
-        else Time(waiting * _teacher_flops(run, store) / (flops * TEACHER_EFFICIENCY), False),
+        time=_time(waiting, measured, lambda: gemm_flops() * TEACHER_EFFICIENCY / _teacher_flops(run, store)),
     )
+
+
+def _time(tokens: float, measured: float | None, estimate: Callable[[], float]) -> Time:
+    """Of so many tokens, at tokens per second that were measured, or at those of an estimate."""
+    if not tokens:
+        return _NO_TIME
+    return Time(tokens / measured, True) if measured is not None else Time(tokens / estimate(), False)
 
 
 def _is_trained(run: Run) -> bool:
@@ -287,7 +292,7 @@ def _language_rows(run: Run, store: StorePlan, language: str, tokens: int) -> fl
     return tokens / (section.max_length - 2) if section.packing else store.corpus.info(language, "train").num_texts
 
 
-def _student(run: Run, group: str, student: StudentSpec, flops: float) -> StudentPlan:
+def _student(run: Run, group: str, student: StudentSpec, flops: Callable[[], float]) -> StudentPlan:
     total = _student_tokens(run)
     done, measured = _speed(run, student)
     left = 0 if student_receipt(run.students_folder / student.name) is not None else max(0, total - done)
@@ -298,9 +303,7 @@ def _student(run: Run, group: str, student: StudentSpec, flops: float) -> Studen
         encoder_parameters=encoder_parameters(student),
         steps=run.config.training.steps,
         tokens=total,
-        time=Time(left / measured, True)
-        if measured is not None
-        else Time(left * _student_flops(run, student) / flops, False),
+        time=_time(left, measured, lambda: flops() / _student_flops(run, student)),
     )
 
 
@@ -345,14 +348,15 @@ def _vocabulary_size(run: Run, student: StudentSpec) -> int:
     return built if built is not None else sum(info.vocab_size for info in infos if info is not None)
 
 
+@cache
 def gemm_flops() -> float:
     """FLOP/s of a matrix product on this machine in the number format that `auto` chooses."""
     import torch
 
-    from orchestrator.models.devices import TORCH_DTYPES, pick_device, pick_dtype
+    from orchestrator.models.devices import pick_device, pick_dtype, torch_dtype
 
     device = pick_device("auto")
-    a = torch.ones(_GEMM, _GEMM, dtype=TORCH_DTYPES[pick_dtype("auto", device=device)], device=device)
+    a = torch.ones(_GEMM, _GEMM, dtype=torch_dtype(pick_dtype("auto", device=device)), device=device)
     for _ in range(3):  # the first ones wake threads and fill caches
         (a @ a)[0, 0].item()
     started, rounds = time.perf_counter(), 0

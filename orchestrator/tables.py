@@ -79,8 +79,7 @@ def _print_totals(plan: RunPlan) -> None:
         f"Time: about {duration(plan.teacher_seconds)} for the teachers, {duration(plan.training_seconds)} for the "
         f"students{sides}."
     )
-    times = [teacher.time for teacher in plan.teachers] + [student.time for student in plan.students]
-    if any(not time.is_measured and time.seconds for time in times):
+    if plan.gemm_flops is not None:
         say(
             f"[dim]~ is rough, from a matrix product of {plan.gemm_flops / 1e9:,.0f} GFLOP/s on this machine; once the "
             "run has begun, orch plan uses its own speed.[/]"

@@ -1,30 +1,44 @@
-"""Which device, which number format and how many threads to compute with."""
+"""Which device, which number format and how many threads to compute with.
+
+torch takes seconds to import, so a build of it without GPUs is not asked for what Linux knows too.
+"""
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
-
-import torch
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
-TORCH_DTYPES: dict[DtypeName, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
+
+
+def torch_dtype(name: DtypeName) -> torch.dtype:
+    """torch's own."""
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def pick_device(value: Literal["auto", "cpu", "cuda"]) -> Device:
     """`auto`: the GPU when there is one. ConfigError when a GPU is asked for and there is none."""
     if value == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if value == "cuda" and not torch.cuda.is_available():
+        return "cuda" if _has_gpu() else "cpu"
+    if value == "cuda" and not _has_gpu():
         raise ConfigError("device: 'cuda' is asked for, but this machine has no usable GPU; use 'auto' or 'cpu'")
     return value
 
@@ -47,6 +61,8 @@ def pick_dtype(value: Literal["auto", "float32", "bfloat16", "float16"], *, devi
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
     """In the block, torch computes with so many threads; None leaves them as they are."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -55,7 +71,30 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _has_gpu() -> bool:
+    if "torch" not in sys.modules and not _is_built_for_gpus():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@cache
+def _is_built_for_gpus() -> bool:
+    """What torch's own version.py says; True when it does not say it."""
+    spec = find_spec("torch")
+    path = Path((spec and spec.origin) or "").with_name("version.py")
+    said = runpy.run_path(str(path)) if path.is_file() else {}
+    return any(said.get(name, "unknown") is not None for name in ("cuda", "hip"))
+
+
 def _computes_bfloat16(device: Device) -> bool:
+    if device == "cpu" and "torch" not in sys.modules and _CPU_FLAGS.is_file():
+        lines = (line for line in _CPU_FLAGS.read_text().splitlines() if line.startswith("flags"))
+        if flags := next(lines, ""):
+            return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
+    import torch
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch names no public query for this before 2.12; older releases lack the private ones too.

@@ -7,7 +7,7 @@ from transformers import AutoModelForMaskedLM
 from orchestrator.errors import DataError
 from orchestrator.models.architectures import ARCHITECTURES
 from orchestrator.models.checkpoints import describe_checkpoint, weights_folder
-from orchestrator.models.devices import TORCH_DTYPES, Device, DtypeName
+from orchestrator.models.devices import Device, DtypeName, torch_dtype
 from orchestrator.models.encoder import Encoder
 from orchestrator.models.quiet import quiet_transformers
 
@@ -39,7 +39,7 @@ def load_encoder(
         with quiet_transformers():
             model, loading = AutoModelForMaskedLM.from_pretrained(
                 str(folder),
-                dtype=TORCH_DTYPES[dtype],
+                dtype=torch_dtype(dtype),
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import costs, events
 from orchestrator.cluster import Cluster, Outcome
+from orchestrator.config.models import TeacherSection
 from orchestrator.corpus.store import Corpus, build_corpus, corpus_folder, open_corpus
 from orchestrator.errors import OrchError, StoreError, UnitError
 from orchestrator.records import BatchPlan, SignalRequest, Unit
@@ -43,7 +44,7 @@ class StorePlan:
     corpus: Corpus
     fingerprint: Fingerprint
     plan: BatchPlan
-    tokens_per_character: Mapping[str, float]
+    tokens: Mapping[str, int]  # of each language's text, of one masked copy
     sizes: TeacherSizes | None
     units: tuple[Unit, ...]
     lacking: Mapping[int, tuple[str, ...]]  # unit -> its tables that are yet to be computed
@@ -302,37 +303,63 @@ def _create(run: Run, plan: StorePlan) -> Store:
 
 
 def _plan(run: Run, corpus: Corpus, name: str) -> StorePlan:
-    from orchestrator.corpus.tokenise import tokens_per_character
-    from orchestrator.models.tokenizers import load_tokenizer
     from orchestrator.teachers.units import plan_units
 
     section, sizes = run.config.teachers[name], teacher_sizes(run, name)
     request, plan = run.teacher_request(name), batch_plan(run, name)
     fingerprint = _fingerprint(run, corpus, name, plan)
-    tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
-    density = {
-        language: tokens_per_character(corpus.sample(language, _SAMPLE_TEXTS), tokenizer=tokenizer)
-        for language in section.languages
-    }
     folder = store_folder(run.stores / "signals", name, fingerprint)
     try:
         store = Store.open(folder).widened(request)
     except StoreError:
+        densities = _densities(corpus, section)
+        tokens = _estimated_tokens(corpus, densities)
         tables = bytes_per_token(request, run.config.signals.hidden_codec, sizes, run.config.corpus.masking.probability)
         units = plan_units(
             corpus,
             name,
             section,
-            tokens_per_character=density,
+            tokens_per_character=densities,
             bytes_per_token=sum(tables.values()),
             shard_bytes=run.config.signals.shard_megabytes << 20,
             copies=run.config.corpus.masking.copies,
         )
         lacking = {unit.index: tuple(tables) for unit in units}
     else:
+        tokens = _counted_tokens(run, store) or _estimated_tokens(corpus, _densities(corpus, section))
         request, units = store.request, store.units
         lacking = {index: tuple(tables) for index, tables in store.lacking_by_shard().items()}
-    return StorePlan(name, request, corpus, fingerprint, plan, density, sizes, tuple(units), lacking)
+    return StorePlan(name, request, corpus, fingerprint, plan, tokens, sizes, tuple(units), lacking)
+
+
+def _counted_tokens(run: Run, store: Store) -> dict[str, int] | None:
+    """As the store's receipts say, without which it is not known; [CLS] and [SEP] of each row are no text."""
+    try:
+        if len(store.receipts()) < len(store.units):
+            return None
+        copies = run.config.corpus.masking.copies
+        return {name: (counts.tokens - 2 * counts.rows) // copies for name, counts in store.counts().items()}
+    except StoreError:
+        return None
+
+
+def _estimated_tokens(corpus: Corpus, densities: Mapping[str, float]) -> dict[str, int]:
+    return {
+        language: round(corpus.info(language, "train").num_characters * density)
+        for language, density in densities.items()
+    }
+
+
+def _densities(corpus: Corpus, section: TeacherSection) -> dict[str, float]:
+    """Tokens per character of each language, from some of its texts."""
+    from orchestrator.corpus.tokenise import tokens_per_character
+    from orchestrator.models.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(section.tokenizer_path, revision=section.revision)
+    return {
+        language: tokens_per_character(corpus.sample(language, _SAMPLE_TEXTS), tokenizer=tokenizer)
+        for language in section.languages
+    }
 
 
 def teacher_sizes(run: Run, name: str) -> TeacherSizes | None:

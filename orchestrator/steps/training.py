@@ -131,10 +131,13 @@ def _remove_checkpoints(run: Run, group: GroupSpec) -> None:
 
     Here and not in the worker, whose unit is tried again when it dies after the export.
     """
+    paths = [run.students_folder / student.name / "checkpoints" for student in group.students]
+    if not any(path.exists() for path in paths):  # without torch, then
+        return
     from orchestrator.students import checkpoint
 
-    for student in group.students:
-        checkpoint.remove_all(run.students_folder / student.name / "checkpoints")
+    for path in paths:
+        checkpoint.remove_all(path)
 
 
 def default_threads(run: Run) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -81,7 +82,10 @@ def make_sweep_plan(sweep: Sweep, *, parallel: int | None = None) -> SweepPlan:
     side_by_side = min(parallel or cores, cores, len(sweep.runs))
     shares = tuple(map(_share, sweep.shares))
     reached = [flops for one in sweep.runs for flops in reached_flops(one.run)]
-    flops = fmean(reached) if reached else gemm_flops() * STUDENT_EFFICIENCY / side_by_side
+
+    def flops() -> float:
+        return fmean(reached) if reached else gemm_flops() * STUDENT_EFFICIENCY / side_by_side
+
     return SweepPlan(
         root=sweep.root,
         reference=sweep.reference,
@@ -100,7 +104,7 @@ def _share(share: Share) -> SharePlan:
     return SharePlan(share.joint.config.run.seed, names, make_plan(share.joint).teachers)
 
 
-def _cell(runs: list[CellRun], sets: str, flops: float) -> CellPlan:
+def _cell(runs: list[CellRun], sets: str, flops: Callable[[], float]) -> CellPlan:
     plans = [plan_students(one.run, flops=flops) for one in runs]
     times = [student.time for plan in plans for student in plan]
     return CellPlan(

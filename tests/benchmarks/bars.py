@@ -44,5 +44,10 @@ HEAD = "| what | against | to reach | measured | reached | |\n|---|---|---|---|-
 
 
 def _number(value: float, unit: str) -> str:
-    text = f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if 0 < abs(value) < 0.001:
+        text = f"{value:.2e}"
+    elif 0.999 < value < 1:
+        text = f"{value:.6g}"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{text} {unit}".strip()

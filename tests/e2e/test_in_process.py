@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,29 @@ def test_every_setup_runs_to_its_end(finished: tuple[Path, dict[str, Result]]) -
         assert (folder / "run" / "report" / "index.html").as_uri() in result.out
         table = result.out.partition("language  model")[2].splitlines()[:-2]
         assert 0 < max(map(len, table)) <= 80
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_has_nothing_to_do_imports_no_models(
+    finished: tuple[Path, dict[str, Result]], shelf: Path, command: str
+) -> None:
+    """torch and transformers take seconds to import; a build of torch with GPUs has to be asked for them."""
+    code = (
+        "import sys\nfrom orchestrator.cli import main\ntry: main()\nexcept SystemExit: print('LOADED', *sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, command, "--setup", "many-to-one"],
+        cwd=copy_of(finished[0], shelf),
+        env={key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORCH_"))}
+        | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = {name.partition(".")[0] for name in ended.stdout.rpartition("LOADED")[2].split()}
+    assert "pyarrow" in loaded
+    assert not loaded & {"transformers", "ray"}
+    assert ("torch" in loaded) == (torch.version.cuda is not None or torch.version.hip is not None)
 
 
 def test_the_stores_hold_what_the_teacher_says(root: Path, made_project: Path) -> None:

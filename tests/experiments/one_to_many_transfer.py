@@ -39,7 +39,12 @@ def tables(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["task"] == task and row["metric"] == metric]
         if own:
             seeds = len({row["seed"] for row in own})
-            lines += [f"**{task}**, {metric.replace('_', ' ')}, %, {seeds} seeds (one where no deviation stands)", "", *_table(own), ""]
+            lines += [
+                f"**{task}**, {metric.replace('_', ' ')}, %, {seeds} seeds (one where no deviation stands)",
+                "",
+                *_table(own),
+                "",
+            ]
     return "\n".join(lines)
 
 

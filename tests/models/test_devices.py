@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from orchestrator.errors import ConfigError
-from orchestrator.models import devices
-from orchestrator.models.devices import pick_device, pick_dtype
+from orchestrator.models.devices import pick_device, pick_dtype, torch_dtype
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("able", "expected"), [(True, "bfloat16"), (False, "float32")])
@@ -29,7 +34,23 @@ def test_what_is_named_is_taken() -> None:
     assert pick_dtype("bfloat16") == "bfloat16"
     assert pick_dtype("float16", device="cuda") == "float16"
     assert pick_device("cpu") == "cpu"
-    assert set(devices.TORCH_DTYPES) == {"float32", "bfloat16", "float16"}
+    assert [torch_dtype(name) for name in ("float32", "bfloat16", "float16")] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    ]
+
+
+def test_without_torch_the_answers_are_the_same() -> None:
+    code = (
+        "import sys\nfrom orchestrator.models.devices import pick_device, pick_dtype\n"
+        "device = pick_device('auto')\nprint(device, pick_dtype('auto', device=device), 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    device, dtype, is_imported = ended.stdout.split()
+    assert (device, dtype) == (pick_device("auto"), pick_dtype("auto", device=pick_device("auto")))
+    if torch.version.cuda is None and torch.version.hip is None and Path("/proc/cpuinfo").is_file():
+        assert is_imported == "False"
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
