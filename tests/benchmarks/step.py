@@ -61,7 +61,9 @@ class Training:
                     build_streams(job, built.vocabularies, cursors={}),
                     first_step=1,
                     last_step=job.training.steps,
-                    prepare=lambda name, _, batch: micro_batch(terms[name][0][batch.key], batch, device=device),
+                    prepare=lambda name, _, batch: micro_batch(
+                        terms[name][0][batch.key], batch, device=torch.device(device)
+                    ),
                 )
             )
         )
