@@ -42,6 +42,7 @@ NUM_TEXTS = 160
 TEXTS_PER_UNIT = 60
 MAX_LENGTH = 24
 TOP_K, DRAWS = 12, 20
+TRAINED = Path(__file__).with_name("tokenizers")
 KINDS: tuple[StateKind, ...] = ("hidden", "query", "key", "value")
 SYLLABLES = {
     "aa": ("ka", "lo", "mi", "ne", "su", "ta", "ri", "vo"),
@@ -254,7 +255,7 @@ def _write_other(folder: Path, lines: list[str]) -> Path:
 def _finish_tokenizer(
     folder: Path, backend: Tokenizer, trainer: trainers.Trainer, lines: list[str], special: dict[str, str]
 ) -> int:
-    backend.train_from_iterator(lines, trainer)
+    backend = _trained(TRAINED / f"{folder.name}.json", backend, trainer, lines)
     cls, sep = special["cls"], special["sep"]
     ends = [(token, backend.token_to_id(token)) for token in (cls, sep)]
     backend.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=ends)
@@ -263,6 +264,15 @@ def _finish_tokenizer(
     )
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+def _trained(path: Path, backend: Tokenizer, trainer: trainers.Trainer, lines: list[str]) -> Tokenizer:
+    """As it was trained once, since each process settles ties in another way; delete the file to train anew."""
+    if not path.exists():
+        backend.train_from_iterator(lines, trainer)
+        path.parent.mkdir(exist_ok=True)
+        backend.save(str(path), pretty=False)
+    return Tokenizer.from_file(str(path))
 
 
 def _listen(name: str, facts: TeacherFacts, corpus: Corpus, section: CorpusSection, codec: HiddenCodec) -> Store:
