@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 #: Of each task, the figure that the field quotes.
-METRICS = {"pos": "accuracy", "topic": "accuracy", "ner": "f1"}
+METRICS = {"pos": "accuracy", "topic": "accuracy", "ner": "entity_f1"}
 _KEPT = ("model", "task", "mode", "language", "metric", "value", "n")
 
 Row = Mapping[str, object]
