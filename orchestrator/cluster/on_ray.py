@@ -40,10 +40,18 @@ logger = logging.getLogger(__name__)
 _PACKAGES = ("orchestrator", "vocab_tools")
 _LONGEST_OUTPUT = 10 << 20
 _JOIN = """
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+import sys, time, ray
+for attempts_left in (4, 3, 2, 1, 0):
+    try:
+        ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+        break
+    except Exception:
+        if not attempts_left or not sys.argv[1].startswith("ray://"):
+            raise
+        ray.shutdown()
+        time.sleep(2)
 ray.shutdown()
-"""
+"""  # by ray://, Ray starts a server for each client, which now and then does not come up
 
 
 class RayCluster(Cluster):
