@@ -25,6 +25,9 @@ from tests.machines import environment
 from tests.test_cluster_nodes import driver, report
 
 RAY = Path(sys.executable).with_name("ray")
+CAN_FORK = {
+    "GRPC_ENABLE_FORK_SUPPORT": "0"
+}  # else Ray's servers for clients now and then die at birth: docs/cluster.md
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ def head() -> Iterator[Head]:
         *(f"--ray-client-server-port={client}", f"--object-store-memory={80 << 20}", "--disable-usage-stats"),
     ]
     process = subprocess.Popen(
-        command, env=environment(**token), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment(**token, **CAN_FORK),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         for port in (dashboard, client):

@@ -19,6 +19,10 @@ from orchestrator.stopping import stoppable, undisturbed
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0)  # the handler runs here
+
+class Dropping:
+    def __del__(self):
+        stop()
 """
 
 
@@ -26,6 +30,20 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
     """`body` in a Python of its own, as a module: only so does Python end by the signal of a KeyboardInterrupt."""
     code = f"import runpy; exec({PROLOGUE + textwrap.dedent(body)!r})"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def said_until_stopped(body: str) -> list[str]:
+    """What `body` prints, and "came" when a stop is raised in it, or after it in the end."""
+    waiting = f"""
+with stoppable():
+    try:
+{textwrap.indent(textwrap.dedent(body), " " * 8)}
+        while True:
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        print("came")
+"""
+    return run(waiting).stdout.split()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -37,40 +55,20 @@ def test_a_signal_raises_stop(number: signal.Signals) -> None:
 
 
 def test_a_stop_that_a_destructor_drops_comes_again() -> None:
-    done = run("""
-        class Dropping:
-            def __del__(self):
-                stop()
-
-        with stoppable():
-            try:
-                Dropping()
-                print("dropped", flush=True)
-                while True:
-                    time.sleep(0.01)
-            except KeyboardInterrupt:
-                print("came")
+    said = said_until_stopped("""
+        Dropping()
+        print("dropped", flush=True)
     """)
-    assert done.stdout.split() == ["dropped", "came"]
+    assert said == ["dropped", "came"]
 
 
 def test_a_stop_that_is_dropped_at_the_end_of_a_nested_block_comes_in_the_outer_one() -> None:
-    done = run("""
-        class Dropping:
-            def __del__(self):
-                stop()
-
+    said = said_until_stopped("""
         with stoppable():
-            try:
-                with stoppable():
-                    Dropping()
-                print("left", flush=True)
-                while True:
-                    time.sleep(0.01)
-            except KeyboardInterrupt:
-                print("came")
+            Dropping()
+        print("left", flush=True)
     """)
-    assert done.stdout.split() == ["left", "came"]
+    assert said == ["left", "came"]
 
 
 def test_what_is_done_on_the_way_out_is_not_disturbed() -> None:
@@ -131,22 +129,16 @@ def test_a_second_stop_does_not_wait() -> None:
 
 
 def test_a_stop_that_waits_is_not_lost_when_the_block_fails() -> None:
-    done = run("""
-        with stoppable():
-            try:
-                try:
-                    with undisturbed():
-                        stop()
-                        time.sleep(1.5)
-                        raise ValueError
-                except ValueError:
-                    print("failed", flush=True)
-                while True:
-                    time.sleep(0.01)
-            except KeyboardInterrupt:
-                print("came")
+    said = said_until_stopped("""
+        try:
+            with undisturbed():
+                stop()
+                time.sleep(1.5)
+                raise ValueError
+        except ValueError:
+            print("failed", flush=True)
     """)
-    assert done.stdout.split() == ["failed", "came"]
+    assert said == ["failed", "came"]
 
 
 def test_a_stop_while_a_dataclass_is_made_leaves_the_exit_status_alone() -> None:

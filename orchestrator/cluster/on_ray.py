@@ -39,19 +39,7 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("orchestrator", "vocab_tools")
 _LONGEST_OUTPUT = 10 << 20
-_JOIN = """
-import sys, time, ray
-for attempts_left in (4, 3, 2, 1, 0):
-    try:
-        ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-        break
-    except Exception:
-        if not attempts_left or not sys.argv[1].startswith("ray://"):
-            raise
-        ray.shutdown()
-        time.sleep(2)
-ray.shutdown()
-"""  # by ray://, Ray starts a server for each client, which now and then does not come up
+_JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
 
 
 class RayCluster(Cluster):
@@ -301,6 +289,11 @@ def _joined_ray(address: str, join_seconds: float, log_folder: Path) -> Iterator
     advice = (
         "check the address, that the cluster runs, that this machine reaches it, and its token (RAY_AUTH_TOKEN_PATH)"
     )
+    if address.startswith("ray://"):
+        advice += (
+            "; or try again: Ray's server for a client does not always come up, unless the head was started with "
+            "GRPC_ENABLE_FORK_SUPPORT=0"
+        )
     try:  # ray.init hangs for minutes, deaf to Ctrl-C, when nobody answers: so another process tries first
         subprocess.run(
             [sys.executable, "-c", _JOIN, address], check=True, capture_output=True, text=True, timeout=join_seconds
