@@ -1,4 +1,4 @@
-"""How cost grows: with the vocabulary, the kept ids, the layers kept, the students."""
+"""How cost grows: with the vocabulary, the kept ids, the layers kept, the students, the actors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.targets import top_k_targets
 from orchestrator.records import SignalRequest, StateKey
@@ -14,11 +15,14 @@ from orchestrator.students.loop import train_group
 from orchestrator.teachers.head import distribution
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.scene import LANGUAGES, Scene, scene
+from tests.benchmarks.step import peak_of_output_layer
+from tests.benchmarks.whole import speed_of_sleepers
 
 VOCABULARIES = (30_000, 120_000, 250_000, 500_000)
 KEPT = (1, 16, 64, 256)
 LAYERS = (0, 1, 4, 12)
-POSITIONS = 256
+ACTORS = (1, 2, 4, 8, 16)
+POSITIONS, TOKENS = 256, 4096
 
 
 def bars(rounds: int) -> Iterator[Bar]:
@@ -31,6 +35,9 @@ def bars(rounds: int) -> Iterator[Bar]:
             yield _figure(
                 f"student output layer, forward and backward, V = {vocabulary:,}", _losses(vocabulary), rounds
             )
+            peak, before = peak_of_output_layer("ours", TOKENS, vocabulary)
+            what = f"its memory, {TOKENS:,} tokens of which 15 % masked, V = {vocabulary:,}"
+            yield Bar(what, "", [(peak - before) / 1e9], unit="GB")
         for kept in KEPT:
             yield _figure(f"teacher head, V = 250,000, k = {kept}", _head(250_000, kept), rounds)
     finally:
@@ -48,6 +55,10 @@ def bars(rounds: int) -> Iterator[Bar]:
             for job in jobs:
                 train_group(job)
             yield Bar(f"8 steps of {count} students", "", [time.perf_counter() - started], unit="s")
+        with open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=ACTORS[-1]) as cluster:
+            for count in ACTORS:
+                speed = [speed_of_sleepers(cluster, count) for _ in range(rounds)]
+                yield Bar(f"{count} sleeping teachers of 50 ms units", "", speed, unit="× one")
 
 
 def _figure(what: str, call: Callable[[], object], rounds: int) -> Bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -26,7 +26,7 @@ def seconds_of(*sides: Callable[[], object], rounds: int) -> list[list[float]]:
     return seconds
 
 
-def ratios(first: list[float], second: list[float]) -> list[float]:
+def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
     """first / second, round by round."""
     return [a / b for a, b in zip(first, second, strict=True)]
 

@@ -196,11 +196,18 @@ class Scene:
         return folder
 
 
-def base_size(folder: Path) -> Path:
-    """A checkpoint of the size that users distil, 12 × 768, with weights of chance and the real teacher's tokenizer."""
+def of_size(layers: int, width: int, folder: Path) -> Path:
+    """A checkpoint of a size that users distil, with weights of chance and the real teacher's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     tokenizer.save_pretrained(folder)
-    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
     return folder
 
 

@@ -122,7 +122,7 @@ def _pair(here: Scene, what: str, setup: Setup, wanted: float, rounds: int) -> B
 def memory() -> Iterator[Bar]:
     """Peak memory of the output layer of one step: each in a process of its own."""
     tokens, vocabulary = 4096, 250_002
-    ours, before = _peak("ours", tokens, vocabulary)
+    ours, before = peak_of_output_layer("ours", tokens, vocabulary)
     full = tokens * vocabulary * 4
     yield Bar(
         "peak memory of a step, V = 250 002, 4 096 tokens, above its start",
@@ -134,14 +134,14 @@ def memory() -> Iterator[Bar]:
     )
     if find_spec("textbrewer") is None:
         return
-    other, other_before = _peak("textbrewer", tokens, vocabulary)
+    other, other_before = peak_of_output_layer("textbrewer", tokens, vocabulary)
     note = f"{(ours - before) / 1e9:.2f} GB and {(other - other_before) / 1e9:.2f} GB"
     ratio = (ours - before) / (other - other_before)
     yield Bar("the same", "TextBrewer's, teacher's logits given", [ratio], "≤", 0.25, note=note)
 
 
-def _peak(which: str, tokens: int, vocabulary: int) -> tuple[int, int]:
-    """Bytes of the largest resident set, and of the one before the step."""
+def peak_of_output_layer(which: str, tokens: int, vocabulary: int) -> tuple[int, int]:
+    """Bytes of the largest resident set of a process that does one step, and of the one before the step."""
     command = [sys.executable, "-m", "tests.benchmarks.step", which, str(tokens), str(vocabulary)]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     peak, before = json.loads(told.splitlines()[-1])

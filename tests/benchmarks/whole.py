@@ -1,17 +1,20 @@
-"""Whole pieces of work: one pass for many students, Ray against one process, two workers, the scheduler."""
+"""Whole pieces of work: one pass for many students, Ray against one process, two at once, the scheduler."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from tempfile import TemporaryDirectory
 from unittest import mock
 
 from orchestrator.cluster import Cluster, InProcess, PoolPlan
 from orchestrator.cluster.machines import Need
 from orchestrator.cluster.on_ray import open_cluster
+from orchestrator.cluster.units import Worker
 from orchestrator.records import SignalRequest, Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
@@ -22,7 +25,8 @@ from orchestrator.students.source import Asking
 from orchestrator.teachers.answering import AnsweringWorker
 from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
 from tests.benchmarks.bars import Bar
-from tests.benchmarks.scene import LANGUAGES, REQUEST, Scene, base_size, scene
+from tests.benchmarks.pairs import ratios
+from tests.benchmarks.scene import LANGUAGES, REQUEST, Scene, of_size, scene
 
 STEPS = 16  # of each student
 TEXTS, UNITS = 400, 8  # of each language: steps are about four epochs
@@ -31,10 +35,16 @@ WINDOW = 32  # rows held of what a live teacher said: as small a part of this li
 
 def bars(rounds: int) -> Iterator[Bar]:
     """Every figure of whole pieces."""
-    with scene({"big": LANGUAGES}, texts=TEXTS, units=UNITS, make_checkpoint=base_size) as here:
-        yield from one_pass(here, rounds)
-    with scene({"big": LANGUAGES}, texts=300) as here:
-        yield from workers(here, rounds)
+    for layers, width in ((12, 768), (24, 1024)):
+        make = partial(of_size, layers, width)
+        with scene({"big": LANGUAGES}, texts=TEXTS, units=UNITS, make_checkpoint=make) as here:
+            yield from one_pass(here, rounds, teacher=f"teacher {layers} × {width}")
+    with (
+        scene({"big": LANGUAGES}, texts=300) as here,
+        open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=2) as cluster,
+    ):
+        yield from teachers(here, cluster, rounds)
+        yield from students(here, cluster, rounds)
     with (
         scene({"big": LANGUAGES}, texts=50) as here,
         open_cluster(None, object_store_bytes=100 << 20, log_folder=Path(here.root), num_cpus=8) as cluster,
@@ -42,7 +52,7 @@ def bars(rounds: int) -> Iterator[Bar]:
         yield from scheduler(cluster, rounds)
 
 
-def one_pass(here: Scene, rounds: int) -> Iterator[Bar]:
+def one_pass(here: Scene, rounds: int, *, teacher: str) -> Iterator[Bar]:
     """One-to-many against the pass and each student alone, and against live runs of each, all of them on one thread."""
     own_rows = SignalRequest()  # a live run stores no more
     here.fill("rows", own_rows)
@@ -65,7 +75,7 @@ def one_pass(here: Scene, rounds: int) -> Iterator[Bar]:
         if (receipt := here.store("rows", "big", own_rows).receipt(unit.index)) is not None
     )
     epochs = STEPS * here.config.training.tokens_per_batch * len(LANGUAGES) / tokens
-    note = f"teacher 12 × 768, {epochs:.1f} epochs"
+    note = f"{teacher}, {epochs:.1f} epochs"
     what = f"one-to-many, {len(LANGUAGES)} students from one pass"
     yield Bar(what, "one teacher pass + the students alone", together, "≤", 1.05, note=note)
     yield Bar(f"{len(LANGUAGES)} separate live runs", what, live, "≥", 2.0, note=note)
@@ -100,31 +110,34 @@ def _train_live(here: Scene, name: str, stored: SignalRequest) -> None:
             _train(jobs[number : number + 1])
 
 
-def workers(here: Scene, rounds: int) -> Iterator[Bar]:
+def teachers(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
     """The same units warm: in this process, on one Ray actor, on two."""
-    units = here.units["big"]
-    job = here.work("b")
-    with open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=2) as cluster:
-        process, one, two = InProcess(), cluster, cluster
-        taken: dict[str, list[float]] = {"process": [], "one": [], "two": []}
-        for _ in range(rounds + 1):
-            for name, where, count in (("process", process, 1), ("one", one, 1), ("two", two, 2)):
-                taken[name].append(_precompute(here, job, units, where, count))
-    process_seconds, one_seconds, two_seconds = (seconds[1:] for seconds in taken.values())
-    ratio = [a / b for a, b in zip(one_seconds, process_seconds, strict=True)]
-    yield Bar("precompute on a Ray actor, first to last unit", "in one process, same units", ratio, "≤", 1.10)
-    speed = [a / b for a, b in zip(one_seconds, two_seconds, strict=True)]
-    yield Bar("two teacher actors on two cores", "one", speed, "≥", 1.8)
+
+    def seconds(where: Cluster, count: int) -> float:
+        rmtree(here.root / "b", ignore_errors=True)
+        return _seconds_each(where, partial(_Precomputes, here.work("b"), here.units["big"]), count)
+
+    rows = [(seconds(InProcess(), 1), seconds(cluster, 1), seconds(cluster, 2)) for _ in range(rounds + 1)]
+    process, one, two = zip(*rows[1:], strict=True)
+    what, against = "precompute on a Ray actor, first to last unit", "in one process, same units"
+    yield Bar(what, against, ratios(one, process), "≤", 1.10)
+    yield Bar("two teacher actors on two cores", "one", ratios(one, two), "≥", 1.8)
 
 
-def _precompute(here: Scene, job: PrecomputeJob, units: list[Unit], cluster: Cluster, count: int) -> float:
-    """Seconds from the first unit's end to the last's, per unit, so that no start of a process is among them."""
-    for teacher in here.units:
-        rmtree(here.root / "b" / teacher)
-        here.store("b", teacher)
+def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
+    """Students that share nothing, from reading the store to the export: one, and two at once."""
+    here.fill("students")
+    make = partial(_Trains, here.jobs("students", "one-to-many", steps=STEPS // 2)[0])
+    rows = [(_seconds_each(cluster, make, 1), _seconds_each(cluster, make, 2)) for _ in range(rounds + 1)]
+    one, two = zip(*rows[1:], strict=True)
+    yield Bar("two students side by side", "one", ratios(one, two), "≥", 1.8)
+
+
+def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, object]], count: int) -> float:
+    """Seconds from the first end of each of `count` workers to the last, per unit: no start of a process is in them."""
     ends = []
     outcomes = cluster.run_units(
-        partial(_Warm, job, units),
+        make_worker,
         list(range(3 * count)),
         need=Need(1.0),
         workers=count,
@@ -135,11 +148,21 @@ def _precompute(here: Scene, job: PrecomputeJob, units: list[Unit], cluster: Clu
     for outcome in outcomes:
         assert outcome.error is None, outcome.error
         ends.append(time.perf_counter())
-    ends.sort()
     return (ends[-1] - ends[count - 1]) / (len(ends) - count)
 
 
-class _Warm:
+class _Trains:
+    """Trains a student anew at each call."""
+
+    def __init__(self, job: GroupJob) -> None:
+        self._job = job
+
+    def run(self, _number: int, /) -> None:
+        with TemporaryDirectory() as folder:
+            train_group(replace(self._job, root=Path(folder)))
+
+
+class _Precomputes:
     """Does all units of a teacher at each call, anew."""
 
     def __init__(self, job: PrecomputeJob, units: list[Unit]) -> None:
@@ -162,19 +185,21 @@ class _Sleeper:
 
 def scheduler(cluster: Cluster, rounds: int) -> Iterator[Bar]:
     """Eight fake teachers whose units sleep for 50 ms."""
-    count, speed = 8, []
-    for _ in range(rounds):
-        ends = []
-        for _ in cluster.run_units(
-            _Sleeper,
-            list(range(60 * count)),
-            need=Need(1.0),
-            workers=count,
-            deadline_seconds=60.0,
-            max_attempts=1,
-            label=str,
-        ):
-            ends.append(time.perf_counter())
-        middle = ends[10 * count : -10 * count]  # all of them at work
-        speed.append((len(middle) - 1) * 0.05 / (middle[-1] - middle[0]) / count)
+    speed = [speed_of_sleepers(cluster, 8) / 8 for _ in range(rounds)]
     yield Bar("scheduler, 8 sleeping teachers of 50 ms units", "8 × one", speed, "≥", 0.95)
+
+
+def speed_of_sleepers(cluster: Cluster, count: int) -> float:
+    """How many times as fast as one that sleeps 50 ms without a pause `count` fake teachers are."""
+    outcomes = cluster.run_units(
+        _Sleeper,
+        list(range(60 * count)),
+        need=Need(1.0),
+        workers=count,
+        deadline_seconds=60.0,
+        max_attempts=1,
+        label=str,
+    )
+    ends = [time.perf_counter() for _ in outcomes]
+    middle = ends[10 * count : -10 * count]  # all of them at work
+    return (len(middle) - 1) * 0.05 / (middle[-1] - middle[0])
