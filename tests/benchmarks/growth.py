@@ -16,7 +16,7 @@ from orchestrator.teachers.head import distribution
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.scene import LANGUAGES, Scene, scene
 from tests.benchmarks.step import peak_of_output_layer
-from tests.benchmarks.whole import speed_of_sleepers
+from tests.benchmarks.workers import speed_of_sleepers
 
 VOCABULARIES = (30_000, 120_000, 250_000, 500_000)
 KEPT = (1, 16, 64, 256)

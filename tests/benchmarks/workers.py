@@ -1,4 +1,4 @@
-"""Whole pieces of work: one pass for many students, Ray against one process, two at once, the scheduler."""
+"""Units of work on processes: Ray against one process, two teachers and two students at once, the scheduler."""
 
 from __future__ import annotations
 
@@ -9,36 +9,26 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from unittest import mock
 
-from orchestrator.cluster import Cluster, InProcess, PoolPlan
+from orchestrator.cluster import Cluster, InProcess
 from orchestrator.cluster.machines import Need
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.cluster.units import Worker
-from orchestrator.records import SignalRequest, Unit
+from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
-from orchestrator.students import rows
 from orchestrator.students.job import GroupJob
 from orchestrator.students.loop import train_group
-from orchestrator.students.source import Asking
-from orchestrator.teachers.answering import AnsweringWorker
 from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.pairs import ratios
-from tests.benchmarks.scene import LANGUAGES, REQUEST, Scene, of_size, scene
+from tests.benchmarks.scene import LANGUAGES, Scene, scene
 
-STEPS = 16  # of each student
-TEXTS, UNITS = 400, 8  # of each language: steps are about four epochs
-WINDOW = 32  # rows held of what a live teacher said: as small a part of this little text as 4096 are of a usual one
+STEPS = 8  # of each student
 
 
 def bars(rounds: int) -> Iterator[Bar]:
-    """Every figure of whole pieces."""
-    for layers, width in ((12, 768), (24, 1024)):
-        make = partial(of_size, layers, width)
-        with scene({"big": LANGUAGES}, texts=TEXTS, units=UNITS, make_checkpoint=make) as here:
-            yield from one_pass(here, rounds, teacher=f"teacher {layers} × {width}")
+    """Each on a Ray of its own, with room for as many as are at work."""
     with (
         scene({"big": LANGUAGES}, texts=300) as here,
         open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=2) as cluster,
@@ -46,68 +36,10 @@ def bars(rounds: int) -> Iterator[Bar]:
         yield from teachers(here, cluster, rounds)
         yield from students(here, cluster, rounds)
     with (
-        scene({"big": LANGUAGES}, texts=50) as here,
-        open_cluster(None, object_store_bytes=100 << 20, log_folder=Path(here.root), num_cpus=8) as cluster,
+        TemporaryDirectory() as folder,
+        open_cluster(None, object_store_bytes=100 << 20, log_folder=Path(folder), num_cpus=8) as cluster,
     ):
         yield from scheduler(cluster, rounds)
-
-
-def one_pass(here: Scene, rounds: int, *, teacher: str) -> Iterator[Bar]:
-    """One-to-many against the pass and each student alone, and against live runs of each, all of them on one thread."""
-    own_rows = SignalRequest()  # a live run stores no more
-    here.fill("rows", own_rows)
-    here.fill("warm")
-    _train(here.jobs("warm", "one-to-many", steps=2, name="warm"))
-    together, live = [], []
-    for number in range(rounds):
-        store = f"store-{number}"
-        of_pass = _seconds(lambda store=store: here.fill(store))
-        jobs = here.jobs(store, "one-to-many", steps=STEPS, name=f"together-{number}", shared=("embedding",))
-        of_group = _seconds(partial(_train, jobs))
-        jobs = here.jobs(store, "one-to-many", steps=STEPS, name=f"alone-{number}")
-        of_alone = _seconds(partial(_train, jobs))
-        of_live = _seconds(partial(_train_live, here, f"live-{number}", own_rows))
-        together.append((of_pass + of_group) / (of_pass + of_alone))
-        live.append(of_live / (of_pass + of_group))
-    tokens = sum(
-        receipt.num_tokens
-        for unit in here.units["big"]
-        if (receipt := here.store("rows", "big", own_rows).receipt(unit.index)) is not None
-    )
-    epochs = STEPS * here.config.training.tokens_per_batch * len(LANGUAGES) / tokens
-    note = f"{teacher}, {epochs:.1f} epochs"
-    what = f"one-to-many, {len(LANGUAGES)} students from one pass"
-    yield Bar(what, "one teacher pass + the students alone", together, "≤", 1.05, note=note)
-    yield Bar(f"{len(LANGUAGES)} separate live runs", what, live, "≥", 2.0, note=note)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _train(jobs: list[GroupJob]) -> None:
-    for job in jobs:
-        if all(student.name == student.origin for student in job.group.students):  # no twin without a teacher
-            train_group(job)
-
-
-def _train_live(here: Scene, name: str, stored: SignalRequest) -> None:
-    """Each student by itself, beside a teacher that it asks for what it reads next, anew in each epoch."""
-    for number in range(len(LANGUAGES)):
-        plan = PoolPlan(
-            partial(AnsweringWorker, here.work(None)),
-            size=1,
-            need=Need(1.0),
-            deadline_seconds=600.0,
-            max_attempts=1,
-            label=str,
-        )
-        with mock.patch.object(rows, "WINDOW_ROWS", WINDOW), InProcess().pool(plan) as pool:
-            asking = Asking(pool, REQUEST)
-            jobs = here.jobs("rows", "one-to-many", steps=STEPS, name=name, request=stored, live=asking)
-            _train(jobs[number : number + 1])
 
 
 def teachers(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
@@ -127,7 +59,7 @@ def teachers(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
 def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
     """Students that share nothing, from reading the store to the export: one, and two at once."""
     here.fill("students")
-    make = partial(_Trains, here.jobs("students", "one-to-many", steps=STEPS // 2)[0])
+    make = partial(_Trains, here.jobs("students", "one-to-many", steps=STEPS)[0])
     rows = [(_seconds_each(cluster, make, 1), _seconds_each(cluster, make, 2)) for _ in range(rounds + 1)]
     one, two = zip(*rows[1:], strict=True)
     yield Bar("two students side by side", "one", ratios(one, two), "≥", 1.8)
