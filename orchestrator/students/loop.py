@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import torch
 
 from orchestrator.config.phases import phase_at
-from orchestrator.models.devices import Device, pick_device, torch_threads
+from orchestrator.models.devices import Device, memory_kept, pick_device, torch_threads
 from orchestrator.stopping import undisturbed
 from orchestrator.students.build import BuiltGroup, build_group, build_streams
 from orchestrator.students.freezing import freeze_parts
@@ -38,7 +38,12 @@ def train_group(job: GroupJob) -> tuple[BuiltGroup, GroupResult]:
     """
     device = pick_device(job.training.device)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch_threads(job.threads), torch.random.fork_rng(devices=devices), joined(job.seat, device) as workers:
+    with (
+        torch_threads(job.threads),
+        memory_kept(),
+        torch.random.fork_rng(devices=devices),
+        joined(job.seat, device) as workers,
+    ):
         return _train(job, device, workers)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.config.setups import Setup
-from orchestrator.models.devices import pick_device
+from orchestrator.models.devices import memory_kept, pick_device
 from orchestrator.students.build import build_group, build_streams
 from orchestrator.students.job import GroupJob
 from orchestrator.students.objective import micro_batch
@@ -46,6 +46,7 @@ class Training:
         self.optimiser = make_optimiser(trained.values(), job.training)
         self.standing = resume(job, group, self.optimiser)
         self._open = ExitStack()
+        self._open.enter_context(memory_kept())
         self._stepper = Stepper(
             job,
             built,

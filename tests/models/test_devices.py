@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,36 @@ def test_without_torch_the_answers_are_the_same() -> None:
     assert (device, dtype) == (pick_device("auto"), pick_dtype("auto", device=pick_device("auto")))
     if torch.version.cuda is None and torch.version.hip is None and Path("/proc/cpuinfo").is_file():
         assert is_imported == "False"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="memory is kept where there is glibc")
+def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+    code = """
+import resource
+from pathlib import Path
+from orchestrator.models.devices import memory_kept
+import torch
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(64 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+outside, empty = faults(), resident()
+with memory_kept():
+    faults()
+    inside, held = faults(), resident()
+print(outside, inside, held - empty, resident() - empty)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    outside, inside, held, left = map(int, ended.stdout.split())
+    assert outside > 10 * inside
+    assert held > 60 << 20 > 10 << 20 > left
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
