@@ -31,7 +31,6 @@ TEACHER = SHARED / "models" / "multilingual-mlm-12x384"
 LANGUAGES = ("de", "en", "fi", "ru")
 TEXTS = 600
 PLAN = BatchPlan(tokens_per_batch=4096, threads=1, dtype="bfloat16")
-REQUEST = SignalRequest(top_k=64, states=(StateKey("hidden", 12),))
 OBJECTIVES = [
     {"type": "soft-targets"},
     {"type": "masked-lm"},
@@ -42,8 +41,8 @@ OBJECTIVES = [
 class Scene:
     """Teachers by name with their languages, and a student of four layers whose vocabulary is the teachers' own.
 
-    All teachers are one checkpoint, so that only how many there are is compared. Students start at random, since only
-    speed is looked at.
+    Teachers say their top 64 and their last layer. All are one checkpoint, so that only how many there are is compared.
+    Students start at random, since only speed is looked at.
     """
 
     def __init__(
@@ -87,6 +86,7 @@ class Scene:
         self.corpus = build_corpus(self.config.corpus, root=root, seed=0)
         self.units = {name: list(self._units(name, own, units)) for name, own in teachers.items()}
         info = describe_checkpoint(str(checkpoint))
+        self.request = SignalRequest(top_k=64, states=(StateKey("hidden", info.depth),))
         self._sizes = TeacherSizes(info.width, head_width=info.embedding_width, vocab_size=info.vocab_size)
 
     def _units(self, teacher: str, languages: Sequence[str], count: int) -> Iterator[Unit]:
@@ -97,34 +97,34 @@ class Scene:
                 yield Unit(teacher, index, language, first, end - first)
                 index += 1
 
-    def store(self, kind: str, teacher: str, request: SignalRequest = REQUEST) -> Store:
+    def store(self, kind: str, teacher: str, request: SignalRequest | None = None) -> Store:
         """A store of this kind of a teacher, empty or as it was left."""
         return Store.create(
             self.root / kind / teacher,
             teacher=teacher,
             fingerprint=Fingerprint({"name": kind}),
-            request=request,
+            request=self.request if request is None else request,
             codec="int8",
             sizes=self._sizes,
             languages=list(self.config.teachers[teacher].languages),
             units=self.units[teacher],
         )
 
-    def work(self, kind: str | None, request: SignalRequest = REQUEST) -> PrecomputeJob:
+    def work(self, kind: str | None, request: SignalRequest | None = None) -> PrecomputeJob:
         """What fills the stores of this kind; None: what is said is not stored."""
+        folders = {name: None if kind is None else self.store(kind, name, request).folder for name in self.units}
+        said = self.request if request is None else request
         tasks = {
-            name: TeacherTask(
-                section, PLAN, request, "int8", None if kind is None else self.store(kind, name, request).folder
-            )
+            name: TeacherTask(section, PLAN, said, "int8", folders[name])
             for name, section in self.config.teachers.items()
         }
         return PrecomputeJob(teachers=tasks, corpus_folder=self.corpus.folder, corpus=self.config.corpus, seed=0)
 
-    def worker(self, kind: str, request: SignalRequest = REQUEST) -> TeacherWorker:
+    def worker(self, kind: str, request: SignalRequest | None = None) -> TeacherWorker:
         """Who fills the stores of this kind."""
         return TeacherWorker(self.work(kind, request))
 
-    def fill(self, kind: str, request: SignalRequest = REQUEST) -> None:
+    def fill(self, kind: str, request: SignalRequest | None = None) -> None:
         """Every shard of every store of this kind."""
         worker = self.worker(kind, request)
         for teacher in self.units:
@@ -149,7 +149,7 @@ class Scene:
         *,
         steps: int = 100_000,
         name: str = "all",
-        request: SignalRequest = REQUEST,
+        request: SignalRequest | None = None,
         live: Asking | None = None,
         shared: tuple[str, ...] = (),
     ) -> list[GroupJob]:
@@ -179,7 +179,7 @@ class Scene:
                 vocabularies={student.origin: self._vocabulary() for student in group.students},
                 requests={
                     student.name: dict.fromkeys(
-                        student.teachers.values(), REQUEST if student.name == student.origin else SignalRequest()
+                        student.teachers.values(), self.request if student.name == student.origin else SignalRequest()
                     )
                     for student in group.students
                 },
