@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
+
+import torch
 
 from orchestrator.cluster import Cluster, InProcess
 from orchestrator.cluster.machines import Need
@@ -18,13 +19,13 @@ from orchestrator.records import Unit
 from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
 from orchestrator.students.job import GroupJob
-from orchestrator.students.loop import train_group
 from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.pairs import ratios
 from tests.benchmarks.scene import LANGUAGES, Scene, scene
+from tests.benchmarks.step import Training
 
-STEPS = 8  # of each student
+STEPS = 8  # at a time
 
 
 def bars(rounds: int) -> Iterator[Bar]:
@@ -57,9 +58,9 @@ def teachers(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
 
 
 def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
-    """Students that share nothing, from reading the store to the export: one, and two at once."""
+    """Students that share nothing, each on a core: one, and two at once."""
     here.fill("students")
-    make = partial(_Trains, here.jobs("students", "one-to-many", steps=STEPS)[0])
+    make = partial(_Trains, here.jobs("students", "one-to-many")[0])
     rows = [(_seconds_each(cluster, make, 1), _seconds_each(cluster, make, 2)) for _ in range(rounds + 1)]
     one, two = zip(*rows[1:], strict=True)
     yield Bar("two students side by side", "one", ratios(one, two), "≥", 1.8)
@@ -84,14 +85,14 @@ def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, object
 
 
 class _Trains:
-    """Trains a student anew at each call."""
+    """Takes a few steps more at each call."""
 
     def __init__(self, job: GroupJob) -> None:
-        self._job = job
+        torch.set_num_threads(job.threads or 1)
+        self._training = Training(job)
 
     def run(self, _number: int, /) -> None:
-        with TemporaryDirectory() as folder:
-            train_group(replace(self._job, root=Path(folder)))
+        self._training.step(STEPS)
 
 
 class _Precomputes:
