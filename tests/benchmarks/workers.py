@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,6 @@ from orchestrator.cluster.machines import Need
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.cluster.units import Worker
 from orchestrator.records import Unit
-from orchestrator.signals.manifest import Receipt
 from orchestrator.signals.store import Store
 from orchestrator.students.job import GroupJob
 from orchestrator.teachers.worker import PrecomputeJob, TeacherWorker
@@ -66,12 +67,12 @@ def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
     yield Bar("two students side by side", "one", ratios(one, two), "≥", 1.8)
 
 
-def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, object]], count: int) -> float:
-    """Seconds from the first end of each of `count` workers to the last, per unit: no start of a process is in them."""
-    ends = []
+def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, int]], count: int) -> float:
+    """Seconds per unit of `count` workers that return who they are, while all are at work and none of them starts."""
+    ends: dict[int, list[float]] = defaultdict(list)
     outcomes = cluster.run_units(
         make_worker,
-        list(range(3 * count)),
+        list(range(4 * count)),
         need=Need(1.0),
         workers=count,
         deadline_seconds=600.0,
@@ -79,9 +80,11 @@ def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, object
         label=str,
     )
     for outcome in outcomes:
-        assert outcome.error is None, outcome.error
-        ends.append(time.perf_counter())
-    return (ends[-1] - ends[count - 1]) / (len(ends) - count)
+        assert outcome.result is not None, outcome.error
+        ends[outcome.result].append(time.perf_counter())
+    first, last = max(own[0] for own in ends.values()), min(own[-1] for own in ends.values())
+    together = [[end for end in own if first <= end <= last] for own in ends.values()]
+    return 1 / sum((len(own) - 1) / (own[-1] - own[0]) for own in together)
 
 
 class _Trains:
@@ -91,8 +94,9 @@ class _Trains:
         torch.set_num_threads(job.threads or 1)
         self._training = Training(job)
 
-    def run(self, _number: int, /) -> None:
+    def run(self, _number: int, /) -> int:
         self._training.step(STEPS)
+        return os.getpid()
 
 
 class _Precomputes:
@@ -102,12 +106,11 @@ class _Precomputes:
         self._worker, self._units = TeacherWorker(job), units
         self._folders = {name: task.store for name, task in job.teachers.items() if task.store is not None}
 
-    def run(self, number: int, /) -> int:
-        found: list[Receipt] = []
+    def run(self, _number: int, /) -> int:
         for unit in self._units:
             Store.open(self._folders[unit.teacher]).receipt_path(unit.index).unlink(missing_ok=True)
-            found.append(self._worker.run(unit))
-        return sum(receipt.num_tokens for receipt in found)
+            self._worker.run(unit)
+        return os.getpid()
 
 
 class _Sleeper:
