@@ -20,9 +20,9 @@ from tests.benchmarks.bars import Bar
 from tests.benchmarks.scene import Scene, of_size, scene
 
 PAIR = ("de", "en")  # a student each
-TEXTS, UNITS = 1100, 6  # of each language
-WINDOW = 160  # rows: one unit, as small a part of this little text as 4096 are of a usual one
-EPOCHS = 4
+TEXTS, UNITS = 600, 6  # of each language
+WINDOW = 90  # rows: one unit, as small a part of this little text as 4096 are of a usual one
+EPOCHS = 3
 
 
 def bars(rounds: int) -> Iterator[Bar]:
