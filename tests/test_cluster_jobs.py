@@ -25,9 +25,8 @@ from tests.machines import environment
 from tests.test_cluster_nodes import driver, report
 
 RAY = Path(sys.executable).with_name("ray")
-CAN_FORK = {
-    "GRPC_ENABLE_FORK_SUPPORT": "0"
-}  # else Ray's servers for clients now and then die at birth: docs/cluster.md
+#: Else Ray's servers for clients now and then die at birth (docs/cluster.md).
+CAN_FORK = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from orchestrator.config.transfer import TransferSection
-from orchestrator.models.devices import Device, memory_kept, pick_device, torch_threads
+from orchestrator.models.devices import Device, pick_device, torch_threads
 from orchestrator.models.encoder import Encoder
 from orchestrator.models.loading import load_encoder
 from orchestrator.models.tokenizers import load_tokenizer
@@ -52,7 +52,7 @@ def measure(
         DataError: a model or tokenizer cannot be loaded, or two students do not fit together.
     """
     plan = plan_trainings(cells)
-    with torch_threads(options.threads), memory_kept():
+    with torch_threads(options.threads):
         bench = _Bench(task, options, pick_device(options.device), state)
         asked = {training.teacher_training for training in plan}
         for training, served in plan.items():

@@ -10,7 +10,7 @@ from unittest import mock
 
 from orchestrator.cluster import InProcess, PoolPlan
 from orchestrator.cluster.machines import Need
-from orchestrator.records import SignalRequest
+from orchestrator.records import Int32, SignalRequest
 from orchestrator.students import rows
 from orchestrator.students.job import GroupJob
 from orchestrator.students.loop import train_group
@@ -20,15 +20,18 @@ from tests.benchmarks.bars import Bar
 from tests.benchmarks.scene import Scene, of_size, scene
 
 PAIR = ("de", "en")  # a student each
-TEXTS, UNITS = 600, 6  # of each language
-WINDOW = 90  # rows: one unit, as small a part of this little text as 4096 are of a usual one
+TEXTS, UNITS = 1200, 4  # of each language
+WINDOW = 40  # rows of up to 128 tokens: a unit, of some batches; the usual 4096 would be all of this little text
 EPOCHS = 3
 
 
 def bars(rounds: int) -> Iterator[Bar]:
     """With a large teacher: where it is small beside the students, there is little to be saved by asking it once."""
     make = partial(of_size, 24, 1024)
-    with scene({"big": PAIR}, texts=TEXTS, units=UNITS, make_checkpoint=make) as here:
+    with (
+        scene({"big": PAIR}, texts=TEXTS, units=UNITS, make_checkpoint=make) as here,
+        mock.patch.object(rows, "WINDOW_ROWS", WINDOW),
+    ):
         yield from one_pass(here, rounds)
 
 
@@ -36,9 +39,11 @@ def one_pass(here: Scene, rounds: int) -> Iterator[Bar]:
     """One-to-many against the pass and each student alone, and against live runs of each, all of them on one thread."""
     own_rows = SignalRequest()  # a live run stores no more
     here.fill("rows", own_rows)
-    receipts = [here.store("rows", "big", own_rows).receipt(unit.index) for unit in here.units["big"]]
-    tokens = sum(receipt.num_tokens for receipt in receipts if receipt is not None)
-    steps = round(EPOCHS * tokens / len(PAIR) / here.config.training.tokens_per_batch)
+    lengths = [
+        here.store("rows", "big", own_rows).shard(unit.index)["texts"]["num_tokens"] for unit in here.units["big"]
+    ]
+    tokens = sum(int(own.sum()) for own in lengths)
+    steps = round(EPOCHS * sum(_num_batches(here, own) for own in lengths) / len(PAIR))
     together, live, shares = [], [], []
     for number in range(rounds):
         store = f"store-{number}"
@@ -55,6 +60,14 @@ def one_pass(here: Scene, rounds: int) -> Iterator[Bar]:
     what = f"one-to-many, {len(PAIR)} students from one pass"
     yield Bar(what, "one teacher pass + the students alone", together, "≤", 1.05, note=note)
     yield Bar(f"{len(PAIR)} separate live runs", what, live, "≥", 2.0, note=note)
+
+
+def _num_batches(here: Scene, lengths: Int32) -> int:
+    """Of a unit that is a window by itself."""
+    tokens = here.config.training.tokens_per_batch
+    return len(
+        rows.window_batches(lengths, tokens_per_batch=tokens, seed=0, student="", language="", epoch=0, window=0)
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -80,7 +93,7 @@ def _train_live(here: Scene, name: str, stored: SignalRequest, steps: int) -> No
             max_attempts=1,
             label=str,
         )
-        with mock.patch.object(rows, "WINDOW_ROWS", WINDOW), InProcess().pool(plan) as pool:
+        with InProcess().pool(plan) as pool:
             asking = Asking(pool, here.request)
             jobs = here.jobs("rows", "one-to-many", steps=steps, name=name, request=stored, live=asking)
             _train(jobs[number : number + 1])

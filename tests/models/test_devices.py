@@ -81,7 +81,8 @@ print(outside, inside, held - empty, resident() - empty)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     outside, inside, held, left = map(int, ended.stdout.split())
     assert outside > 10 * inside
-    assert held > 60 << 20 > 10 << 20 > left
+    assert held > 60 << 20
+    assert left < 10 << 20
 
 
 def test_float16_on_a_cpu_is_refused() -> None:

@@ -255,10 +255,8 @@ def test_kill_9_in_every_step_and_go_on(project: Path, undisturbed: Path) -> Non
     assert orch("sweep", folder=project).status == 0
     assert weights(project) == weights(undisturbed)
     report = Path("sweep", "report", "figures.jsonl")
-    found, expected = lines(project / report), lines(undisturbed / report)
-    values = [pytest.approx(row.pop("value"), rel=1e-6, abs=1e-6) for row in expected]  # sums are rounded as they lie
-    assert [row.pop("value") for row in found] == values
-    assert found == expected
+    assert lines(project / report) == lines(undisturbed / report)
+    assert (project / report).read_text() == (undisturbed / report).read_text()
 
 
 @pytest.mark.slow
