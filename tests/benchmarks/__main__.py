@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -22,32 +23,39 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to keep the figures; those of other parts stay in it")
     parser.add_argument("--show", action="store_true", help="print what --json holds, and measure nothing")
     arguments = parser.parse_args()
-    kept = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
+    if arguments.show and not (arguments.json and arguments.json.exists()):
+        parser.error("--show needs a file of figures: --json FILE")
+    parts = arguments.only or PARTS
+    bars = _kept(arguments.json, parts) if arguments.show else _measured(parts, arguments.rounds, arguments.json)
+    started, found = time.monotonic(), list[Bar]()
     if not arguments.show:
         print(" · ".join(f"{name} {value}" for name, value in machine().items()))
     print(HEAD, flush=True)
-    started, found = time.monotonic(), list[Bar]()
-    for part in arguments.only or PARTS:
-        if arguments.show:
-            names = [field.name for field in fields(Bar)]
-            bars = [Bar(**{name: row[name] for name in names}) for row in kept.get(part, {}).get("bars", [])]
-            print(*(bar.row() for bar in bars), sep="\n")
-            found += bars
-            continue
-        facts, bars = machine(), []
-        for bar in importlib.import_module(f"tests.benchmarks.{part}").bars(arguments.rounds):
-            print(bar.row(), flush=True)
-            bars.append(bar)
-        found += bars
-        kept[part] = {"machine": facts, "bars": [_as_json(bar) for bar in bars]}
-        if arguments.json is not None:
-            in_order = {name: kept[name] for name in PARTS if name in kept}
-            arguments.json.write_text(json.dumps(in_order, indent=1, ensure_ascii=False) + "\n")
+    for bar in bars:
+        print(bar.row(), flush=True)
+        found.append(bar)
     print(f"{sum(not bar.is_reached for bar in found)} of {len(found)} not reached; {time.monotonic() - started:.0f} s")
 
 
-def _as_json(bar: Bar) -> dict[str, object]:
-    return asdict(bar) | {"median": bar.median, "reached": bar.is_reached}
+def _kept(path: Path, parts: Sequence[str]) -> Iterator[Bar]:
+    kept = json.loads(path.read_text())
+    for part in parts:
+        for row in kept.get(part, {}).get("bars", []):
+            yield Bar(**{field.name: row[field.name] for field in fields(Bar)})
+
+
+def _measured(parts: Sequence[str], rounds: int, path: Path | None) -> Iterator[Bar]:
+    """Each bar as it comes; the figures of a part replace those that `path` has of it, once the part is through."""
+    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    for part in parts:
+        facts, rows = machine(), []
+        for bar in importlib.import_module(f"tests.benchmarks.{part}").bars(rounds):
+            rows.append(asdict(bar) | {"median": bar.median, "reached": bar.is_reached})
+            yield bar
+        kept[part] = {"machine": facts, "bars": rows}
+        if path is not None:
+            in_order = {name: kept[name] for name in PARTS if name in kept}
+            path.write_text(json.dumps(in_order, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -70,9 +70,20 @@ def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
 def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, int]], count: int) -> float:
     """Seconds per unit of `count` workers that return who they are, while all are at work and none of them starts."""
     ends: dict[int, list[float]] = defaultdict(list)
+    for result, end in _ends(cluster, make_worker, 4 * count, count):
+        ends[result].append(end)
+    first, last = max(own[0] for own in ends.values()), min(own[-1] for own in ends.values())
+    together = [[end for end in own if first <= end <= last] for own in ends.values()]
+    return 1 / sum((len(own) - 1) / (own[-1] - own[0]) for own in together)
+
+
+def _ends(
+    cluster: Cluster, make_worker: Callable[[], Worker[int, int]], num_units: int, count: int
+) -> Iterator[tuple[int, float]]:
+    """What each unit returns, and the second in which that arrives; none may fail."""
     outcomes = cluster.run_units(
         make_worker,
-        list(range(4 * count)),
+        list(range(num_units)),
         need=Need(1.0),
         workers=count,
         deadline_seconds=600.0,
@@ -81,10 +92,7 @@ def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, int]],
     )
     for outcome in outcomes:
         assert outcome.result is not None, outcome.error
-        ends[outcome.result].append(time.perf_counter())
-    first, last = max(own[0] for own in ends.values()), min(own[-1] for own in ends.values())
-    together = [[end for end in own if first <= end <= last] for own in ends.values()]
-    return 1 / sum((len(own) - 1) / (own[-1] - own[0]) for own in together)
+        yield outcome.result, time.perf_counter()
 
 
 class _Trains:
@@ -127,15 +135,6 @@ def scheduler(cluster: Cluster, rounds: int) -> Iterator[Bar]:
 
 def speed_of_sleepers(cluster: Cluster, count: int) -> float:
     """How many times as fast as one that sleeps 50 ms without a pause `count` fake teachers are."""
-    outcomes = cluster.run_units(
-        _Sleeper,
-        list(range(60 * count)),
-        need=Need(1.0),
-        workers=count,
-        deadline_seconds=60.0,
-        max_attempts=1,
-        label=str,
-    )
-    ends = [time.perf_counter() for _ in outcomes]
+    ends = [end for _, end in _ends(cluster, _Sleeper, 60 * count, count)]
     middle = ends[10 * count : -10 * count]  # all of them at work
     return (len(middle) - 1) * 0.05 / (middle[-1] - middle[0])
