@@ -52,8 +52,11 @@ class Actors(Protocol[R]):
 
 @dataclass(eq=False)
 class _Task(Generic[U]):
-    """`suspect`: it was on a worker that died. A reply may die with the worker before it is sent, so that the unit
-    behind it is to blame; from now on it runs with none in line behind or before it, and the next blame is right."""
+    """`attempts` counts from when it is sent: whether a unit in line had begun when its worker died, nobody knows.
+
+    `suspect`: it was on a worker that died. A reply may die with the worker before it is sent, so that the unit
+    behind it is to blame; from now on it runs with none in line behind or before it, and the next blame is right.
+    """
 
     unit: U
     attempts: int = 0
@@ -76,8 +79,6 @@ class _Call(Generic[U]):
 
     def begin(self) -> None:
         self.started = time.monotonic()
-        if self.task is not None:
-            self.task.attempts += 1
 
 
 @dataclass(eq=False)
@@ -161,14 +162,20 @@ class Scheduler(Generic[U, R]):
             self._leave(seat)
 
     def _may_queue(self, seat: _Seat[U]) -> bool:
-        """A second unit in line hides the way to and fro; near the end it would only wait there."""
-        if self._work.fresh_worker or len(seat.calls) != 1 or len(self._waiting) <= len(self._seats):
+        """A second unit in line hides the way to and fro; near the end it would only wait there.
+
+        It needs an attempt to lose: it dies with the worker, be the one before it to blame or not.
+        """
+        if self._work.fresh_worker or self._work.max_attempts == 1:
+            return False
+        if len(seat.calls) != 1 or len(self._waiting) <= len(self._seats):
             return False
         running = seat.calls[0].task
         return running is not None and not running.suspect and not self._waiting[0].suspect
 
     def _submit(self, seat: _Seat[U]) -> None:
         task = self._waiting.popleft()
+        task.attempts += 1
         ref = self._actors.call(seat.actor, "run", task.unit)
         seat.add(_Call(ref, task, self._work.deadline_seconds))
 

@@ -87,7 +87,7 @@ def _ends(
         need=Need(1.0),
         workers=count,
         deadline_seconds=600.0,
-        max_attempts=1,
+        max_attempts=2,
         label=str,
     )
     for outcome in outcomes:
