@@ -79,7 +79,8 @@ class StudentGroup(nn.Module):
         """The word embeddings of one student [V, D]: its own matrix, or its slice of the shared one."""
         if self.embedding is None:
             return self.encoder(name).word_embeddings.weight
-        return F.embedding(self.get_buffer(f"slice_{self.names.index(name)}"), self.embedding)
+        rows = getattr(self, f"slice_{self.names.index(name)}")
+        return self.embedding if rows is None else F.embedding(rows, self.embedding)
 
     def run(self, name: str, batch: Batch, *, states: Collection[StateKey], head_at: Positions | None) -> StudentOutput:
         """One forward pass of one student; the head runs where it is wanted, and nowhere else."""
@@ -140,17 +141,20 @@ class StudentGroup(nn.Module):
                     encoder.layers[index] = first.layers[index]
 
     def _share_embedding(self, tokens: Mapping[str, Sequence[str]]) -> None:
-        """One row per token of the group; a token that several students have starts as the first of them has it."""
+        """One row per token of the group; a token that several students have starts as the first of them has it.
+
+        The slice of a student is None when it is the whole matrix, of which no copy is then made.
+        """
         rows: dict[str, int] = {}
         values: list[Tensor] = []
+        for name in self.names:
+            matrix = self.encoder(name).word_embeddings.weight.requires_grad_(False)
+            new = [number for number, token in enumerate(tokens[name]) if token not in rows]
+            values.append(matrix[new])
+            for number in new:
+                rows[tokens[name][number]] = len(rows)
+        self.embedding = nn.Parameter(torch.cat(values))
         for index, name in enumerate(self.names):
-            matrix = self.encoder(name).word_embeddings.weight
-            matrix.requires_grad_(False)
-            places = []
-            for number, token in enumerate(tokens[name]):
-                if token not in rows:
-                    rows[token] = len(rows)
-                    values.append(matrix[number].detach())
-                places.append(rows[token])
-            self.register_buffer(f"slice_{index}", torch.tensor(places), persistent=False)
-        self.embedding = nn.Parameter(torch.stack(values))
+            places = torch.tensor([rows[token] for token in tokens[name]])
+            is_whole = torch.equal(places, torch.arange(len(rows)))
+            self.register_buffer(f"slice_{index}", None if is_whole else places, persistent=False)

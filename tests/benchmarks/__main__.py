@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from tests.benchmarks.bars import HEAD, Bar
+from tests.benchmarks.bars import CURVES_HEAD, HEAD, Bar, curve_rows
+from tests.benchmarks.drawing import draw
 from tests.benchmarks.pairs import machine
 
 PARTS = ("reading", "teacher", "step", "peers", "passes", "workers", "commands", "growth")
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="these parts alone")
     parser.add_argument("--json", type=Path, help="where to keep the figures; those of other parts stay in it")
     parser.add_argument("--show", action="store_true", help="print what --json holds, and measure nothing")
+    parser.add_argument("--draw", type=Path, help="where to draw how cost grows, as SVG")
     arguments = parser.parse_args()
     if arguments.show and not (arguments.json and arguments.json.exists()):
         parser.error("--show needs a file of figures: --json FILE")
@@ -32,8 +34,13 @@ def main() -> None:
         print(" · ".join(f"{name} {value}" for name, value in machine().items()))
     print(HEAD, flush=True)
     for bar in bars:
-        print(bar.row(), flush=True)
         found.append(bar)
+        if bar.at is None or not arguments.show:
+            print(bar.row(), flush=True)
+    if points := [bar for bar in found if bar.at is not None]:
+        print("", CURVES_HEAD, *curve_rows(points), "", sep="\n")
+        if arguments.draw is not None:
+            draw(points, arguments.draw)
     print(f"{sum(not bar.is_reached for bar in found)} of {len(found)} not reached; {time.monotonic() - started:.0f} s")
 
 

@@ -1,16 +1,19 @@
-"""What is measured, what it is held against, and whether it is reached: one bar per line of docs/performance.md."""
+"""What is measured, what it is held against, and whether it is reached: the tables of docs/performance.md."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`values`: one per round; the median counts. `wanted` None: a figure without a bar."""
+    """`values`: one per round; the median counts. `wanted` None: a figure without a bar.
+
+    `over` and `at`: what a curve grows with, and the point on it that this is.
+    """
 
     what: str
     against: str
@@ -19,6 +22,8 @@ class Bar:
     wanted: float | None = None
     unit: str = "×"
     note: str = ""
+    over: str = ""
+    at: float | None = None
 
     @property
     def median(self) -> float:
@@ -37,10 +42,21 @@ class Bar:
             found += f" ({_number(min(self.values), '')}–{_number(max(self.values), '')}, n = {len(self.values)})"
         wanted = "" if self.wanted is None else f"{self.sign} {_number(self.wanted, self.unit)}"
         reached = "" if self.wanted is None else ("yes" if self.is_reached else "**no**")
-        return f"| {self.what} | {self.against} | {wanted} | {found} | {reached} | {self.note} |"
+        what = self.what if self.at is None else f"{self.what}, {self.over} = {self.at:,}"
+        return f"| {what} | {self.against} | {wanted} | {found} | {reached} | {self.note} |"
 
 
 HEAD = "| what | against | to reach | measured | reached | |\n|---|---|---|---|---|---|"
+CURVES_HEAD = "| what | over | medians |\n|---|---|---|"
+
+
+def curve_rows(points: Iterable[Bar]) -> list[str]:
+    """A row of a Markdown table per curve, in the order of the points."""
+    curves: dict[tuple[str, str], list[str]] = {}
+    for point in points:
+        found = f"{point.at:,}: {_number(point.median, point.unit)}"
+        curves.setdefault((point.what, point.over), []).append(found)
+    return [f"| {what} | {over} | {' · '.join(found)} |" for (what, over), found in curves.items()]
 
 
 def _number(value: float, unit: str) -> str:

@@ -1,107 +1,136 @@
-"""How cost grows: with the vocabulary, the kept ids, the layers kept, the students, the actors."""
+"""How cost grows: with the vocabulary, the kept ids, the layers kept, the students, the actors.
+
+Every point is measured in a process of its own: seconds of a call, and what it holds at most above what it held before.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 
+import psutil
 import torch
 
 from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.targets import top_k_targets
 from orchestrator.records import SignalRequest, StateKey
-from orchestrator.students.loop import train_group
 from orchestrator.teachers.head import distribution
 from tests.benchmarks.bars import Bar
-from tests.benchmarks.scene import LANGUAGES, Scene, scene
-from tests.benchmarks.step import peak_of_output_layer
-from tests.benchmarks.workers import speed_of_sleepers
+from tests.benchmarks.scene import LANGUAGES, scene
+from tests.benchmarks.step import Training
+from tests.benchmarks.workers import Precomputes, speed_of_sleepers, timed
+from tests.memory import forget_peak, peak_resident_bytes
 
-VOCABULARIES = (30_000, 120_000, 250_000, 500_000)
-KEPT = (1, 16, 64, 256)
-LAYERS = (0, 1, 4, 12)
+WIDTH, VOCABULARY, KEPT = 384, 250_000, 64
+POSITIONS = 614  # 15 % of 4,096 tokens
+STEPS = 8
 ACTORS = (1, 2, 4, 8, 16)
-POSITIONS, TOKENS = 256, 4096
+TEACHERS = (1, 2, 4)
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A call for each value of what it grows with; `make` sets it up, and is pickled for the process that measures."""
+
+    what: str
+    over: str
+    values: Sequence[int]
+    make: Callable[[int], AbstractContextManager[Call]]
 
 
 def bars(rounds: int) -> Iterator[Bar]:
     """Figures without a bar: the curve is what they say."""
-    threads = torch.get_num_threads()
+    for curve in curves():
+        for value in curve.values:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                seconds, peak = pool.submit(_cost, partial(curve.make, value), rounds).result()
+            yield Bar(curve.what, "", seconds, unit="s", over=curve.over, at=value)
+            yield Bar(f"{curve.what}: memory", "", [peak / 1e9], unit="GB", over=curve.over, at=value)
+    yield from actors(rounds)
+
+
+def curves() -> list[Curve]:
+    """In the order of the table."""
+    vocabularies, over_v = (30_000, 60_000, 120_000, 250_000, 500_000), "V"
+    return [
+        Curve("teacher head", over_v, vocabularies, head),
+        Curve("student output layer, forward and backward", over_v, vocabularies, output_layer),
+        Curve("teacher head", "k", (1, 16, 64, 256), partial(head, VOCABULARY)),
+        Curve("precompute unit", "layers kept", (0, 1, 4, 12), unit),
+        Curve(f"{STEPS} steps of a group", "students", (1, 2, 4), students),
+    ]
+
+
+def actors(rounds: int) -> Iterator[Bar]:
+    """Teachers that sleep, how often as fast as one; and what real ones hold that they do not share."""
+    with (
+        scene({"big": LANGUAGES}, texts=100) as here,
+        open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=ACTORS[-1]) as cluster,
+    ):
+        for count in ACTORS:
+            speed = [speed_of_sleepers(cluster, count) for _ in range(rounds)]
+            yield Bar("teachers that sleep 50 ms a unit, speed", "", speed, over="actors", at=count)
+        for count in TEACHERS:
+            make = partial(_Weighed, here.work("a"), here.units["big"])
+            held = [result for result, _ in timed(cluster, make, 2 * count, count)]
+            total = count * sum(held) / len(held)
+            yield Bar("teachers 12 × 384: memory", "", [total / 1e9], unit="GB", over="actors", at=count)
+
+
+class _Weighed(Precomputes):
+    """Says what its process holds that no other shares."""
+
+    def run(self, number: int, /) -> int:
+        super().run(number)
+        return int(psutil.Process().memory_full_info().uss)
+
+
+def _cost(make: Callable[[], AbstractContextManager[Call]], rounds: int) -> tuple[list[float], int]:
+    """Seconds of each round but the first, and the bytes of the largest resident set above that before the call."""
     torch.set_num_threads(1)
-    try:
-        for vocabulary in VOCABULARIES:
-            yield _figure(f"teacher head, 256 positions, V = {vocabulary:,}", _head(vocabulary, 64), rounds)
-            yield _figure(
-                f"student output layer, forward and backward, V = {vocabulary:,}", _losses(vocabulary), rounds
-            )
-            peak, before = peak_of_output_layer("ours", TOKENS, vocabulary)
-            what = f"its memory, {TOKENS:,} tokens of which 15 % masked, V = {vocabulary:,}"
-            yield Bar(what, "", [(peak - before) / 1e9], unit="GB")
-        for kept in KEPT:
-            yield _figure(f"teacher head, V = 250,000, k = {kept}", _head(250_000, kept), rounds)
-    finally:
-        torch.set_num_threads(threads)
-    with scene({"big": ["de"]}, texts=200) as here:
-        for layers in LAYERS:
-            states = tuple(StateKey("hidden", layer) for layer in range(1, layers + 1))
-            request, kind = SignalRequest(top_k=64, states=states), f"layers-{layers}"
-            yield _figure(f"precompute unit, top-64 and {layers} layers", _unit(here, kind, request), rounds)
-    with scene({"big": LANGUAGES}, texts=100) as here:
-        here.fill("a")
-        for count in (1, 2, 4):
-            jobs = here.jobs("a", "one-to-many", steps=8, name=f"{count}-students")[:count]
-            started = time.perf_counter()
-            for job in jobs:
-                train_group(job)
-            yield Bar(f"8 steps of {count} students", "", [time.perf_counter() - started], unit="s")
-        with open_cluster(None, object_store_bytes=100 << 20, log_folder=here.root, num_cpus=ACTORS[-1]) as cluster:
-            for count in ACTORS:
-                speed = [speed_of_sleepers(cluster, count) for _ in range(rounds)]
-                yield Bar(f"{count} sleeping teachers of 50 ms units", "", speed, unit="× one")
-
-
-def _figure(what: str, call: Callable[[], object], rounds: int) -> Bar:
-    call()
     seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return Bar(what, "", seconds, unit="s")
+    with make() as call:
+        forget_peak()
+        before = psutil.Process().memory_info().rss
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        return seconds[1:], peak_resident_bytes() - before
 
 
-def _unit(here: Scene, kind: str, request: SignalRequest) -> Callable[[], object]:
-    worker, (unit,) = here.worker(kind, request), here.units["big"]
-    store = here.store(kind, "big", request)
+@contextmanager
+def head(vocabulary: int, kept: int = KEPT) -> Iterator[Call]:
+    """A teacher's head, log-partition and top-k."""
+    states = torch.randn(POSITIONS, WIDTH, dtype=torch.bfloat16)
+    weight = torch.randn(vocabulary, WIDTH, dtype=torch.bfloat16) / 16
 
-    def run() -> None:
-        store.receipt_path(0).unlink(missing_ok=True)
-        worker.run(unit)
-
-    return run
-
-
-def _head(vocabulary: int, kept: int) -> Callable[[], object]:
-    states = torch.randn(POSITIONS, 384, dtype=torch.bfloat16)
-    weight = torch.randn(vocabulary, 384, dtype=torch.bfloat16) / 16
-
-    def run() -> None:
+    def call() -> None:
         with torch.inference_mode():
             distribution(states, weight, None, k=kept, temperatures=[])
 
-    return run
+    yield call
 
 
-def _losses(vocabulary: int) -> Callable[[], object]:
-    weight = torch.nn.Parameter(torch.randn(vocabulary, 384) / 20)
-    hidden = torch.randn(POSITIONS, 384, requires_grad=True)
+@contextmanager
+def output_layer(vocabulary: int) -> Iterator[Call]:
+    """Masked LM and soft targets with their gradients, in bfloat16 as students are trained."""
+    weight = torch.nn.Parameter(torch.randn(vocabulary, WIDTH) / 20)
+    hidden = torch.randn(POSITIONS, WIDTH, requires_grad=True)
     labels = torch.randint(vocabulary, (POSITIONS,))
-    log_probs = torch.randn(POSITIONS, 64).sort(descending=True).values.log_softmax(-1)
-    ids = torch.randint(vocabulary, (POSITIONS, 64))
+    log_probs = torch.randn(POSITIONS, KEPT).sort(descending=True).values.log_softmax(-1)
+    ids = torch.randint(vocabulary, (POSITIONS, KEPT))
     targets = top_k_targets(ids, log_probs=log_probs, logsumexp=None, logsumexp_t=None, temperature=1.0)
 
-    def run() -> None:
+    def call() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             linear_output_losses(
                 hidden,
@@ -109,9 +138,33 @@ def _losses(vocabulary: int) -> Callable[[], object]:
                 bias=None,
                 labels=labels,
                 targets=targets,
-                masked_lm_scale=1.0,
-                soft_targets_scale=1.0,
+                masked_lm_scale=1 / POSITIONS,
+                soft_targets_scale=1 / POSITIONS,
             ).total.backward()
         weight.grad = hidden.grad = None
 
-    return run
+    yield call
+
+
+@contextmanager
+def unit(layers: int) -> Iterator[Call]:
+    """A teacher's unit, from reading to fsync, with so many hidden layers."""
+    request = SignalRequest(top_k=KEPT, states=tuple(StateKey("hidden", layer) for layer in range(1, layers + 1)))
+    with scene({"big": ["de"]}, texts=200) as here:
+        worker, (only,), store = here.worker("a", request), here.units["big"], here.store("a", "big", request)
+
+        def call() -> None:
+            store.receipt_path(0).unlink(missing_ok=True)
+            worker.run(only)
+
+        yield call
+
+
+@contextmanager
+def students(count: int) -> Iterator[Call]:
+    """Steps of a group whose students share the embedding, a language each."""
+    with scene({"big": LANGUAGES[:count]}, texts=100) as here:
+        here.fill("a")
+        group, *_ = here.jobs("a", "one-to-many", shared=("embedding",))
+        with closing(Training(group)) as training:
+            yield partial(training.step, STEPS)

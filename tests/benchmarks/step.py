@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
-from pathlib import Path
 
+import psutil
 import torch
 
 from orchestrator.config.setups import Setup
@@ -27,6 +26,7 @@ from orchestrator.students.stream import steps_ahead
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.pairs import ratios, seconds_of
 from tests.benchmarks.scene import LANGUAGES, Scene, scene
+from tests.memory import peak_resident_bytes
 
 STEPS = 4  # of every measurement
 CHECKPOINT_SECONDS = 120.0  # the default interval
@@ -156,7 +156,7 @@ def _output_layer(which: str, tokens: int, vocabulary: int, width: int = 384) ->
     masked = torch.randperm(tokens)[: round(0.15 * tokens)].sort().values
     labels = torch.randint(vocabulary, (tokens,))
     teacher = torch.randn(tokens, vocabulary) if which == "textbrewer" else None
-    before = _resident()
+    before = psutil.Process().memory_info().rss
     if teacher is None:
         from orchestrator.losses.fused import linear_output_losses
         from orchestrator.losses.targets import top_k_targets
@@ -181,11 +181,7 @@ def _output_layer(which: str, tokens: int, vocabulary: int, width: int = 384) ->
             logits[masked], labels[masked]
         )
         loss.backward()
-    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, before]))
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    print(json.dumps([peak_resident_bytes(), before]))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def teachers(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
 
     def seconds(where: Cluster, count: int) -> float:
         rmtree(here.root / "b", ignore_errors=True)
-        return _seconds_each(where, partial(_Precomputes, here.work("b"), here.units["big"]), count)
+        return _seconds_each(where, partial(Precomputes, here.work("b"), here.units["big"]), count)
 
     rows = [(seconds(InProcess(), 1), seconds(cluster, 1), seconds(cluster, 2)) for _ in range(rounds + 1)]
     process, one, two = zip(*rows[1:], strict=True)
@@ -70,14 +70,14 @@ def students(here: Scene, cluster: Cluster, rounds: int) -> Iterator[Bar]:
 def _seconds_each(cluster: Cluster, make_worker: Callable[[], Worker[int, int]], count: int) -> float:
     """Seconds per unit of `count` workers that return who they are, while all are at work and none of them starts."""
     ends: dict[int, list[float]] = defaultdict(list)
-    for result, end in _ends(cluster, make_worker, 4 * count, count):
+    for result, end in timed(cluster, make_worker, 4 * count, count):
         ends[result].append(end)
     first, last = max(own[0] for own in ends.values()), min(own[-1] for own in ends.values())
     together = [[end for end in own if first <= end <= last] for own in ends.values()]
     return 1 / sum((len(own) - 1) / (own[-1] - own[0]) for own in together)
 
 
-def _ends(
+def timed(
     cluster: Cluster, make_worker: Callable[[], Worker[int, int]], num_units: int, count: int
 ) -> Iterator[tuple[int, float]]:
     """What each unit returns, and the second in which that arrives; none may fail."""
@@ -107,7 +107,7 @@ class _Trains:
         return os.getpid()
 
 
-class _Precomputes:
+class Precomputes:
     """Does all units of a teacher at each call, anew."""
 
     def __init__(self, job: PrecomputeJob, units: list[Unit]) -> None:
@@ -135,6 +135,6 @@ def scheduler(cluster: Cluster, rounds: int) -> Iterator[Bar]:
 
 def speed_of_sleepers(cluster: Cluster, count: int) -> float:
     """How many times as fast as one that sleeps 50 ms without a pause `count` fake teachers are."""
-    ends = [end for _, end in _ends(cluster, _Sleeper, 60 * count, count)]
+    ends = [end for _, end in timed(cluster, _Sleeper, 60 * count, count)]
     middle = ends[10 * count : -10 * count]  # all of them at work
     return (len(middle) - 1) * 0.05 / (middle[-1] - middle[0])

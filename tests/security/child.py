@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.memory import peak_resident_bytes
+
 if TYPE_CHECKING:
     from tests.security.judging import Fuzzer
     from tests.security.rehearsal import Rehearsal
@@ -36,7 +38,7 @@ def main() -> None:
         began = time.process_time()
         verdict = fuzzers[number % len(fuzzers)].one(number // len(fuzzers))
         said.write(f"-{number}\t{time.process_time() - began:.4f}\t{verdict}\n")
-    said.write(f"done\t{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}\n")
+    said.write(f"done\t{peak_resident_bytes() >> 20}\n")
 
 
 def _fuzzer(kind: str, folder: Path) -> Fuzzer | Rehearsal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from orchestrator.config.models import ShareSection, StudentTemplate
 from orchestrator.records import StateKey
 from orchestrator.students.build import BuiltGroup, build_group, build_streams
+from orchestrator.students.group import StudentGroup
 from orchestrator.students.job import GroupJob
 from orchestrator.students.objective import backward, micro_batch, total_counts
 from orchestrator.students.optimising import make_optimiser
@@ -133,6 +135,25 @@ def test_a_shared_embedding_is_trained_as_input_and_as_output(world: World, tmp_
         [own] = [gradient for key, gradient in alone.items() if f"encoders.{number}." in key and "word_embed" in key]
         expected.index_add_(0, built.module.get_buffer(f"slice_{number}"), own)
     torch.testing.assert_close(gradients(job, built, "ann", "bob")["embedding"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_students_of_one_vocabulary_read_the_shared_embedding_itself(world: World, tmp_path: Path) -> None:
+    """A slice that is the whole matrix costs no copy in each step; one in another order does."""
+    _, built = make_group(world, tmp_path, ShareSection())
+    ann, bob = (built.module.encoder(name) for name in ("ann", "bob"))
+    rows = min(ann.vocab_size, bob.vocab_size)
+    tokens = [f"t{number}" for number in range(rows)]
+    for own in (tokens, tokens[::-1]):
+        group = StudentGroup(
+            {"ann": copy.deepcopy(ann), "bob": copy.deepcopy(bob)},
+            share=ShareSection(parts=("embedding",)),
+            tokens={"ann": tokens, "bob": own},
+            projections={"ann": {}, "bob": {}},
+        )
+        assert group.embedding is not None
+        assert group.embedding_weight("ann") is group.embedding
+        assert (group.embedding_weight("bob") is group.embedding) == (own == tokens)
+        torch.testing.assert_close(group.embedding_weight("bob"), group.embedding[[tokens.index(t) for t in own]])
 
 
 def test_the_slices_are_written_into_the_encoders_for_export(world: World, tmp_path: Path) -> None:

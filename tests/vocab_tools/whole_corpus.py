@@ -9,7 +9,6 @@ python -m tests.vocab_tools.whole_corpus embeddings       500,000 rows of width 
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.memory import peak_resident_bytes
 from tests.vocab_tools.shared import LANGUAGES, SHARED, made_up_texts, texts_of, tokenizer_folders
 from vocab_tools import VocabularySource, build_vocabulary, carry_embeddings, open_vocabulary
 from vocab_tools.check import compare
@@ -47,7 +47,7 @@ def union(folder: Path) -> None:
     paths = {path.name: path for path in tokenizer_folders()}
     started, cpu = time.perf_counter(), time.process_time()
     report = build_vocabulary([VocabularySource(name, paths[name]) for name in NINE], folder / "nine")
-    seconds, memory = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, memory = time.perf_counter() - started, peak_resident_bytes() / 2**20
     print(f"nine: {report.size:,} tokens, {seconds:.1f} s, {time.process_time() - cpu:.1f} s of CPU, {memory:,.0f} MiB")
     for merge in ("canonical", "surface"):
         sources = [VocabularySource(name, path) for name, path in paths.items()]
@@ -119,11 +119,11 @@ def embeddings(_: Path) -> None:
     matrices = {"a": (500_000, 1024), "b": (250_000, 768)}
     rows = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in matrices.items()}
     maps = {"a": np.arange(500_000, dtype=np.int32), "b": np.arange(300_000, 550_000, dtype=np.int32)}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     started, cpu = time.perf_counter(), time.process_time()
     result = carry_embeddings(rows, maps, size=600_000, width=1024, seed=0, priority=["a", "b"])
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    beside = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - result.nbytes / 2**20
+    beside = (peak_resident_bytes() - before - result.nbytes) / 2**20
     inputs = sum(one.nbytes for one in rows.values()) / 2**20
     print(f"inputs {inputs:,.0f} MiB, result {result.nbytes / 2**20:,.0f} MiB, beside these {beside:,.0f} MiB")
     print(f"{seconds:.1f} s, {cpu:.1f} s of CPU")
