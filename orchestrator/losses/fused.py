@@ -21,6 +21,7 @@ from orchestrator.losses.targets import ExactTargets, SparseTargets, Tail, dense
 
 _CHUNK_BYTES = 128 << 20
 _CACHE_BYTES = 4 << 20
+_PIECE_ROWS = 2048
 _FLOOR = 1e-30  # of the student's mass outside the kept ids, relative to its best logit
 
 
@@ -134,7 +135,7 @@ def _forward_and_backward(
     num_chunks = max(1, -(-len(hidden) * len(head.weight) * hidden.dtype.itemsize // chunk_bytes))
     num_rows = max(1, -(-len(hidden) // num_chunks))
     grad_hidden = torch.empty_like(hidden) if wanted[0] else None
-    grad_weight: Tensor | None = None
+    grad_weight = torch.empty_like(head.weight, dtype=positions.tail.dtype) if wanted[1] else None
     grad_bias = torch.zeros_like(head.bias) if wanted[2] and head.bias is not None else None
     values = [positions.tail.new_zeros(0, 2)]
     teacher = head.teacher
@@ -149,12 +150,25 @@ def _forward_and_backward(
         )
         if grad_hidden is not None:
             torch.mm(logits, head.weight, out=grad_hidden[rows])
-        if wanted[1]:
-            product = logits.T @ hidden[rows]
-            if num_rows < len(hidden):
-                product = widen(product)  # several chunks are added up, which bfloat16 would round each time
-            grad_weight = product if grad_weight is None else grad_weight.add_(product)
+        if grad_weight is not None:
+            _add_product(grad_weight, logits, hidden[rows], is_first=first == 0)
     return torch.cat(values), [grad_hidden, grad_weight, grad_bias]
+
+
+def _add_product(total: Tensor, logits: Tensor, hidden: Tensor, *, is_first: bool) -> None:
+    """total [V, D] += logitsᵀ [V, m] · hidden [m, D], or = if `is_first`.
+
+    Chunks are added up in float32, since bfloat16 would round each time. On a CPU a piece of the product becomes
+    float32 while it is in the cache: the whole of it, before and after, would be more than `total` itself.
+    """
+    step = _PIECE_ROWS if total.device.type == "cpu" else len(total)
+    for first in range(0, len(total), step):
+        rows = slice(first, first + step)
+        product = logits[:, rows].T @ hidden
+        if is_first:
+            total[rows] = product
+        else:
+            total[rows] += product
 
 
 def _replace_by_gradient(
