@@ -20,7 +20,7 @@ from orchestrator.cluster.on_ray import open_cluster
 from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.targets import top_k_targets
 from orchestrator.records import SignalRequest, StateKey
-from orchestrator.teachers.head import distribution
+from orchestrator.teachers.head import ROWS, distribution
 from tests.benchmarks.bars import Bar
 from tests.benchmarks.scene import LANGUAGES, scene
 from tests.benchmarks.step import Training
@@ -28,7 +28,7 @@ from tests.benchmarks.workers import Precomputes, speed_of_sleepers, timed
 from tests.memory import forget_peak, peak_resident_bytes
 
 WIDTH, VOCABULARY, KEPT = 384, 250_000, 64
-POSITIONS = 614  # 15 % of 4,096 tokens
+POSITIONS = 614  # of a student: 15 % of 4,096 tokens
 STEPS = 8
 ACTORS = (1, 2, 4, 8, 16)
 TEACHERS = (1, 2, 4)
@@ -61,9 +61,9 @@ def curves() -> list[Curve]:
     """In the order of the table."""
     vocabularies, over_v = (30_000, 60_000, 120_000, 250_000, 500_000), "V"
     return [
-        Curve("teacher head", over_v, vocabularies, head),
-        Curve("student output layer, forward and backward", over_v, vocabularies, output_layer),
-        Curve("teacher head", "k", (1, 16, 64, 256), partial(head, VOCABULARY)),
+        Curve(f"teacher head, {ROWS} positions", over_v, vocabularies, head),
+        Curve(f"student output layer, {POSITIONS} positions, forward and backward", over_v, vocabularies, output_layer),
+        Curve(f"teacher head, {ROWS} positions", "k", (1, 16, 64, 256), partial(head, VOCABULARY)),
         Curve("precompute unit", "layers kept", (0, 1, 4, 12), unit),
         Curve(f"{STEPS} steps of a group", "students", (1, 2, 4), students),
     ]
@@ -109,8 +109,8 @@ def _cost(make: Callable[[], AbstractContextManager[Call]], rounds: int) -> tupl
 
 @contextmanager
 def head(vocabulary: int, kept: int = KEPT) -> Iterator[Call]:
-    """A teacher's head, log-partition and top-k."""
-    states = torch.randn(POSITIONS, WIDTH, dtype=torch.bfloat16)
+    """A teacher's head, log-partition and top-k, of as many positions as it takes at once."""
+    states = torch.randn(ROWS, WIDTH, dtype=torch.bfloat16)
     weight = torch.randn(vocabulary, WIDTH, dtype=torch.bfloat16) / 16
 
     def call() -> None:
