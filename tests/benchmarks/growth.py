@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from orchestrator.cluster.on_ray import open_cluster
+from orchestrator.config.setups import Setup
 from orchestrator.losses.fused import linear_output_losses
 from orchestrator.losses.targets import top_k_targets
 from orchestrator.records import SignalRequest, StateKey
@@ -165,6 +166,7 @@ def students(count: int) -> Iterator[Call]:
     """Steps of a group whose students share the embedding, a language each."""
     with scene({"big": LANGUAGES[:count]}, texts=100) as here:
         here.fill("a")
-        group, *_ = here.jobs("a", "one-to-many", shared=("embedding",))
+        setup: Setup = "one-to-one" if count == 1 else "one-to-many"
+        group, *_ = here.jobs("a", setup, shared=("embedding",) if count > 1 else ())
         with closing(Training(group)) as training:
             yield partial(training.step, STEPS)
