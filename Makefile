@@ -28,7 +28,7 @@ fix: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps textbrewer==0.2.1.post1 # a peer that is measured beside
-	$(BIN)/python -m tests.benchmarks --json docs/results/bench-$(shell date +%F).json
+	$(BIN)/python -m tests.benchmarks --json docs/results/bench-$(shell date +%F).json --draw docs/results/growth.svg
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

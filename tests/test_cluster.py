@@ -375,7 +375,7 @@ class TestScheduler:
     def test_actors_come_with_machines_that_join_and_go_when_no_unit_is_left_for_them(
         self, room: int, more: int, at_once: int, seed: int
     ) -> None:
-        count, most = 80, 8
+        count, most = 300, 8  # so many that chance, which says whose call ends next, comes to every actor
         actors = FakeActors({}, seed=seed, room=room)
         scheduler = Scheduler(work(range(100, 100 + count), workers=most, at_once=at_once), actors)
         placed_late = 0
@@ -385,7 +385,7 @@ class TestScheduler:
             found = len(actors.placed & actors.alive)
             assert len(actors.alive) <= min(most, max(at_once, 2 * found))
             assert len(actors.alive) <= count - number + 1
-            if number == 70:
+            if number == count - 10:
                 placed_late = found
         assert placed_late == min(most, room + more)
         assert not actors.alive
@@ -463,15 +463,15 @@ class TestRay:
     ) -> None:
         with caplog.at_level(logging.WARNING):
             outcomes = run(
-                cluster, partial(Rough, tmp_path), range(12), workers=3, deadline_seconds=4.0, max_attempts=2
+                cluster, partial(Rough, tmp_path), range(12), workers=3, deadline_seconds=4.0, max_attempts=3
             )
         assert sorted(outcome.unit for outcome in outcomes) == list(range(12))
         assert {o.unit for o in outcomes if o.attempts > 1} >= {5, 7}
         assert [o.unit for o in outcomes if o.error is not None] == [5]
         assert {o.unit for o in outcomes if o.result is not None} == set(range(12)) - {5}
         assert all((tmp_path / str(unit)).stat().st_size >= 2 for unit in (3, 5, 7))
-        assert "unit 7 lost its worker (attempt 1 of 2): it took longer than 4 seconds" in caplog.text
-        assert "unit 5 lost its worker (attempt 2 of 2): its process or machine died" in caplog.text
+        assert re.search(r"unit 7 lost its worker \(attempt [12] of 3\): it took longer than 4 seconds", caplog.text)
+        assert "unit 5 lost its worker (attempt 3 of 3): its process or machine died" in caplog.text
 
     def test_a_gang_does_each_unit_together_and_is_lost_together(self, cluster: Cluster, tmp_path: Path) -> None:
         outcomes = meet(cluster, tmp_path, 1, 2, size=3)

@@ -135,7 +135,7 @@ def _forward_and_backward(
     num_chunks = max(1, -(-len(hidden) * len(head.weight) * hidden.dtype.itemsize // chunk_bytes))
     num_rows = max(1, -(-len(hidden) // num_chunks))
     grad_hidden = torch.empty_like(hidden) if wanted[0] else None
-    grad_weight = torch.empty_like(head.weight, dtype=positions.tail.dtype) if wanted[1] else None
+    grad_weight = torch.empty_like(head.weight, dtype=positions.tail.dtype) if wanted[1] and len(hidden) else None
     grad_bias = torch.zeros_like(head.bias) if wanted[2] and head.bias is not None else None
     values = [positions.tail.new_zeros(0, 2)]
     teacher = head.teacher

@@ -183,7 +183,7 @@ def test_the_driver_does_not_grow_with_the_corpus(
             need=Need(1.0),
             workers=2,
             deadline_seconds=120.0,
-            max_attempts=1,
+            max_attempts=3,
             label=str,
         )
         assert sum(outcome.result is not None for outcome in outcomes) == len(plan)
