@@ -302,6 +302,8 @@ class TestScheduler:
         outcomes = list(Scheduler(job, actors).outcomes())
 
         assert sorted(outcome.unit for outcome in outcomes) == list(job.units)
+        sent = Counter(argument for method, argument in actors.calls.values() if method == "run")
+        assert sent == {outcome.unit: outcome.attempts for outcome in outcomes}
         begun = Counter(unit for _, unit in actors.runs)
         for outcome in outcomes:
             in_line = outcome.attempts - begun[outcome.unit]  # when the worker died, which counts, once

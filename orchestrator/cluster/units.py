@@ -41,7 +41,7 @@ class Worker(Protocol[U_contra, R_co]):
 @dataclass(frozen=True)
 class Outcome(Generic[U, R]):
     """What became of a unit. `error`, half a sentence, is set when it was given up: it raised, or it lost its worker
-    `attempts` times."""
+    `attempts` times, of which it may not have begun in one, when it was the next in line there."""
 
     unit: U
     result: R | None
