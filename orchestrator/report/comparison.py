@@ -196,9 +196,12 @@ def legend(comparison: Comparison) -> str:
     single = len(comparison.seeds) == 1
     spread = "" if single else " ± standard deviation over seeds"
     over = "languages alone, for there is one seed" if single else "seeds × languages"
+    units = {figure.units for cell in comparison.cells for figure in cell.figures.values()}
+    few = " With so few seeds in one language it is too narrow: cells that differ in nothing may well have a star."
+    caution = few if units == {1} and 1 < len(comparison.seeds) < 10 else ""
     return (
         f"Seeds {seeds}: mean{spread}; below it the paired difference from {comparison.reference} with its 95 % "
-        f"bootstrap interval over {over} (a star: 0 is outside)."
+        f"bootstrap interval over {over} (a star: 0 is outside).{caution}"
     )
 
 

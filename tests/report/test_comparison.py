@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report.comparison import ComparedCell, Comparison, Difference, Figure, Measure, write_comparison
+from orchestrator.report.comparison import (
+    ComparedCell,
+    Comparison,
+    Difference,
+    Figure,
+    Measure,
+    legend,
+    write_comparison,
+)
 
 from .samples import full_transfer
 
@@ -43,6 +51,15 @@ def test_every_link_is_a_file_too(html: str, tmp_path: Path) -> None:
 def test_transfer_of_cells_stands_in_their_order(html: str) -> None:
     section = html[html.index("Transfer to other languages") :]
     assert 0 < section.index(">uniform<") < section.index(">top<")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "languages", "warned"), [(1, 1, False), (3, 1, True), (9, 1, True), (10, 1, False), (3, 4, False)]
+)
+def test_few_seeds_in_one_language_are_warned_of(seeds: int, languages: int, warned: bool) -> None:
+    cell = ComparedCell("uniform", "cell", "", {"accuracy": Figure(0.3, 0.01, seeds, languages)})
+    words = legend(replace(comparison(), seeds=range(seeds), cells=[cell]))
+    assert ("too narrow" in words) == warned
 
 
 def test_nothing_comes_from_elsewhere_and_all_is_escaped(tmp_path: Path) -> None:

@@ -53,6 +53,17 @@ def test_one_seed_is_the_ordinary_bootstrap_over_languages() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.04)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "languages", "rate"), [(2, 1, 0.49), (3, 1, 0.25), (5, 1, 0.15), (10, 1, 0.09), (3, 4, 0.02)]
+)
+def test_how_often_cells_that_differ_in_nothing_have_a_star(seeds: int, languages: int, rate: float) -> None:
+    """The rates of docs/sweeps.md: far more than one in twenty with few seeds in one language."""
+    random, of = np.random.default_rng(1), 300
+    nothing = table([[0.0] * languages] * seeds)
+    found = [paired_difference(table(random.normal(size=(seeds, languages)).tolist()), nothing) for _ in range(of)]
+    assert np.mean([one is not None and one.is_clear for one in found]) == pytest.approx(rate, abs=0.06)
+
+
 def test_seeds_that_disagree_make_the_interval_wider_than_units_alone_would() -> None:
     """Eight units of a seed that move together are one observation of that seed, not eight."""
     own = table([[0.0] * 8, [1.0] * 8])
